@@ -1,0 +1,191 @@
+"""Attention of a ragged batch over the paged cache, as an attention function registered with transformers.
+
+All new ids of a step lie one behind the other in a batch of one row, (1, num_tokens). The model computes them as usual;
+only attention knows which of them belong together. The step's plan reaches the registered function through a context
+variable, not through keyword arguments, since not every model passes those on.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from transformers import AttentionInterface
+
+from actors.engine.kv_cache import KVCache
+
+IMPLEMENTATION = "slipstream"
+MAX_ROW_QUERIES = 16  # above it, heads of a group run as heads rather than as rows of one head
+
+
+class AttentionContext(Protocol):
+    """Where the registered function finds what it needs of the running step."""
+
+    def attend(
+        self,
+        module: torch.nn.Module,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        scaling: float,
+        window: int | None,
+        softcap: float | None,
+        extra: dict[str, Any],
+    ) -> torch.Tensor:
+        """Attend ``query`` (num_heads, T, dim) over ``key``, ``value`` (num_kv_heads, T, dim): (T, num_heads, dim)."""
+
+
+_current: ContextVar[AttentionContext] = ContextVar("attention_context")
+
+
+@contextmanager
+def attention_context(context: AttentionContext) -> Iterator[None]:
+    """Let the registered function use ``context`` inside the block."""
+    token = _current.set(context)
+    try:
+        yield
+    finally:
+        _current.reset(token)
+
+
+def _registered(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None = None,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """The function transformers calls: query (1, num_heads, T, dim) and so on; returns (1, T, num_heads, dim)."""
+    scale = query.shape[-1] ** -0.5 if scaling is None else float(scaling)
+    output = _current.get().attend(module, query[0], key[0], value[0], scale, sliding_window, softcap, kwargs)
+    return output[None], None
+
+
+AttentionInterface.register(IMPLEMENTATION, _registered)
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionSpan:
+    """One sequence's part of a packed batch: rows ``first`` to ``first + num_queries``, the last of ``num_keys`` keys.
+
+    ``runs`` are (first slot, number of slots) of its ``num_keys`` keys.
+    """
+
+    first: int
+    num_queries: int
+    num_keys: int
+    runs: tuple[tuple[int, int], ...]
+
+
+@dataclass(slots=True)
+class PagedAttention:
+    """The attention context of one step: writes new keys and values, then attends sequence by sequence.
+
+    Attributes:
+        cache: all keys and values.
+        slots: where each of the T new tokens is stored, on each device in use.
+        spans: the sequences' parts.
+    """
+
+    cache: KVCache
+    slots: dict[torch.device, torch.Tensor]
+    spans: list[AttentionSpan]
+    _masks: dict[tuple[int, int, int | None, int, torch.device], torch.Tensor] = field(default_factory=dict)
+
+    def attend(
+        self,
+        module: torch.nn.Module,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        scaling: float,
+        window: int | None,
+        softcap: float | None,
+        extra: dict[str, Any],
+    ) -> torch.Tensor:
+        """See :class:`AttentionContext`."""
+        layer = int(module.layer_idx)  # type: ignore[arg-type]
+        self.cache.write(layer, self.slots[key.device], key.transpose(0, 1), value.transpose(0, 1))
+        output = query.new_empty(query.shape[1], query.shape[0], value.shape[-1])
+        for span in self.spans:
+            rows = slice(span.first, span.first + span.num_queries)
+            keys, values = self.cache.read(layer, span.runs)
+            if window is not None:  # older keys are out of sight of every query
+                oldest = max(0, span.num_keys - span.num_queries - window + 1)
+                keys, values = keys[oldest:], values[oldest:]
+            output[rows] = self._attend_one(
+                query[:, rows], keys.transpose(0, 1), values.transpose(0, 1), scaling, window, softcap
+            )
+        return output
+
+    def _attend_one(
+        self,
+        query: torch.Tensor,  # (H, Q, D)
+        keys: torch.Tensor,  # (G, K, D)
+        values: torch.Tensor,  # (G, K, E)
+        scaling: float,
+        window: int | None,
+        softcap: float | None,
+    ) -> torch.Tensor:
+        """Attend one sequence's last Q positions: (Q, H, E). Heads h * H / G ... share keys h."""
+        num_heads, num_queries, dim = query.shape
+        num_groups, num_keys, _ = keys.shape
+        group = num_heads // num_groups
+        if softcap is not None or num_queries <= MAX_ROW_QUERIES:
+            # Heads that share keys become rows of one matrix: keys are read once, and one call does for all of them.
+            rows = query.reshape(num_groups, group * num_queries, dim)
+            mask = None if num_queries == 1 else self._mask(num_queries, num_keys, window, group, query.device)
+            if softcap is not None:
+                out = _soft_capped(rows, keys, values, scaling, softcap, mask)
+            else:
+                out = F.scaled_dot_product_attention(rows[None], keys[None], values[None], mask, scale=scaling)[0]
+            out = out.reshape(num_heads, num_queries, -1)
+        else:
+            wide = (num_groups, group, num_keys, -1)
+            is_plain = num_keys == num_queries and (window is None or window >= num_keys)
+            out = F.scaled_dot_product_attention(
+                query.reshape(num_groups, group, num_queries, dim),
+                keys[:, None].expand(*wide),
+                values[:, None].expand(*wide),
+                None if is_plain else self._mask(num_queries, num_keys, window, 1, query.device),
+                is_causal=is_plain,
+                scale=scaling,
+            ).reshape(num_heads, num_queries, -1)
+        return out.transpose(0, 1)
+
+    def _mask(
+        self, num_queries: int, num_keys: int, window: int | None, group: int, device: torch.device
+    ) -> torch.Tensor:
+        """True where query row (group * num_queries) may see key (num_keys); the same for all layers of a step."""
+        at = (num_queries, num_keys, window, group, device)
+        mask = self._masks.get(at)
+        if mask is None:
+            behind = (
+                torch.arange(num_keys - num_queries, num_keys, device=device)[:, None]
+                - torch.arange(num_keys, device=device)[None]
+            )  # (Q, K): how far the key lies behind the query
+            mask = behind >= 0 if window is None else (behind >= 0) & (behind < window)
+            mask = self._masks[at] = mask.repeat(group, 1)
+        return mask
+
+
+def _soft_capped(
+    rows: torch.Tensor,  # (G, R, D)
+    keys: torch.Tensor,  # (G, K, D)
+    values: torch.Tensor,  # (G, K, E)
+    scaling: float,
+    softcap: float,
+    mask: torch.Tensor | None,  # (R, K)
+) -> torch.Tensor:
+    """Attention whose scores are squeezed into (-softcap, softcap) by tanh, as Gemma 2 has it: (G, R, E)."""
+    scores = torch.tanh(rows @ keys.transpose(1, 2) * scaling / softcap) * softcap
+    if mask is not None:
+        scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
+    return torch.softmax(scores, dim=-1, dtype=torch.float32).to(values.dtype) @ values

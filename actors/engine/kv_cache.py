@@ -1,0 +1,68 @@
+"""The tensors behind the blocks: keys and values of every layer, on the layer's own device."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True, slots=True)
+class LayerSpec:
+    """What one attention layer stores a token, as seen in a probe forward."""
+
+    num_kv_heads: int
+    key_dim: int
+    value_dim: int
+    dtype: torch.dtype
+    device: torch.device
+
+    @property
+    def bytes_per_token(self) -> int:
+        """Bytes of keys and values of one token in this layer."""
+        return self.num_kv_heads * (self.key_dim + self.value_dim) * self.dtype.itemsize
+
+
+class KVCache:
+    """Keys (num_slots, num_kv_heads, key_dim) and values (num_slots, num_kv_heads, value_dim) of each layer.
+
+    Slot ``b * block_size + i`` is token i of block b, so that neighbouring blocks are one view. The same memory seen as
+    (num_blocks, block_size, num_kv_heads, head_dim) is what paged kernels take.
+    """
+
+    def __init__(self, layers: Mapping[int, LayerSpec], num_blocks: int, block_size: int) -> None:
+        self.layers = dict(layers)
+        self.block_size = block_size
+        num_slots = num_blocks * block_size
+        # Untouched pages of a zeroed CPU tensor cost no memory, so a generous plan is free until it is used.
+        self._keys = {
+            index: torch.zeros(num_slots, spec.num_kv_heads, spec.key_dim, dtype=spec.dtype, device=spec.device)
+            for index, spec in self.layers.items()
+        }
+        self._values = {
+            index: torch.zeros(num_slots, spec.num_kv_heads, spec.value_dim, dtype=spec.dtype, device=spec.device)
+            for index, spec in self.layers.items()
+        }
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of all tensors."""
+        return sum(t.numel() * t.element_size() for t in (*self._keys.values(), *self._values.values()))
+
+    def write(self, layer: int, slots: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> None:
+        """Store ``keys`` and ``values`` (num_tokens, num_kv_heads, dim) at ``slots`` (num_tokens,)."""
+        self._keys[layer].index_copy_(0, slots, keys)
+        self._values[layer].index_copy_(0, slots, values)
+
+    def read(self, layer: int, runs: tuple[tuple[int, int], ...]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values (num_tokens, num_kv_heads, dim) of ``runs`` of (first slot, number of slots), in order.
+
+        One run is a view; several are copied together.
+        """
+        keys, values = self._keys[layer], self._values[layer]
+        if len(runs) == 1:
+            first, count = runs[0]
+            return keys[first : first + count], values[first : first + count]
+        return (
+            torch.cat([keys[first : first + count] for first, count in runs]),
+            torch.cat([values[first : first + count] for first, count in runs]),
+        )

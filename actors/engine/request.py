@@ -1,0 +1,92 @@
+"""A request and what comes back from it: the journal's entries, as plain data."""
+
+import enum
+
+import msgspec
+
+from actors.engine.params import GenerationParams
+
+
+class Request(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """All that is needed to run, or to continue, one sequence anywhere (DESIGN, rule 1).
+
+    Attributes:
+        request_id: unique in the cluster.
+        prompt_token_ids: the prompt, at least one id.
+        params: what was asked for, its seed included.
+        emitted_token_ids: tokens already emitted for it elsewhere; generation continues behind them.
+    """
+
+    request_id: str
+    prompt_token_ids: tuple[int, ...]
+    params: GenerationParams
+    emitted_token_ids: tuple[int, ...] = ()
+
+
+class FinishReason(enum.Enum):
+    """Why a sequence ended. OpenAI's words, and two of ours."""
+
+    STOP = "stop"  # an eos token or a stop string
+    LENGTH = "length"  # max_new_tokens, or the model's context
+    TIME = "time"  # max_time
+    ABORT = "abort"  # the caller took it back
+    ERROR = "error"  # this sequence failed; see Delta.error
+
+
+class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True):
+    """Log-probabilities at one position, of the distribution after all processors.
+
+    Attributes:
+        logprob: of the emitted token.
+        top: the most probable (token id, log-probability) pairs, best first.
+    """
+
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
+
+
+class Delta(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """New tokens of one sequence from one step.
+
+    Attributes:
+        request_id: whose tokens these are.
+        start: index of the first of them among the *emitted* tokens of the request (0 is the first token behind the
+            prompt). Absolute, so that a delta which arrives twice does no harm.
+        token_ids: the new tokens; empty only in a delta that ends a sequence.
+        num_drafted: draft tokens that this step checked.
+        num_accepted: how many of token_ids, from the first on, were drafted; the rest are the target's own.
+        logprobs: one entry a token where the request asked for them.
+        finish_reason: set in the last delta of a sequence.
+        error: why, in words, where finish_reason is ERROR.
+    """
+
+    request_id: str
+    start: int
+    token_ids: tuple[int, ...] = ()
+    num_drafted: int = 0
+    num_accepted: int = 0
+    logprobs: tuple[TokenLogprobs, ...] | None = None
+    finish_reason: FinishReason | None = None
+    error: str = ""
+
+
+class EngineStats(msgspec.Struct, frozen=True, kw_only=True):
+    """Counters of one engine since it started, and gauges of this moment. Times in seconds."""
+
+    num_running: int = 0
+    num_waiting: int = 0
+    num_parked: int = 0
+    num_blocks: int = 0
+    num_free_blocks: int = 0
+    num_steps: int = 0
+    num_prompt_tokens: int = 0
+    num_generated_tokens: int = 0
+    num_computed_tokens: int = 0
+    num_prefix_hit_tokens: int = 0
+    num_preemptions: int = 0
+    num_drafts: int = 0
+    num_draft_tokens: int = 0
+    num_accepted_tokens: int = 0
+    num_accepted_tokens_per_pos: tuple[int, ...] = ()
+    step_time: float = 0.0
+    forward_time: float = 0.0

@@ -1,0 +1,47 @@
+"""Runs forwards: the one door between the scheduler's plan and the model."""
+
+import logging
+from collections.abc import Sequence as Seq
+from typing import Protocol
+
+import torch
+
+from actors.engine.batch import Span
+from actors.engine.cached_runner import CachedRunner
+from actors.engine.config import EngineConfig
+from actors.engine.kv_cache import KVCache
+from actors.engine.loaded import LoadedModel
+from actors.engine.paged_runner import PagedRunner
+from actors.engine.probe import UnsupportedModelError, check_paged, probe_layers
+
+logger = logging.getLogger(__name__)
+
+
+class Runner(Protocol):
+    """Computes keys, values and logits for the spans of a step."""
+
+    is_chunkable: bool
+    """Whether a sequence's ids may come in any number of pieces, and be taken back."""
+
+    def forward(self, spans: Seq[Span]) -> torch.Tensor:
+        """Compute all spans; logits (sum of their num_logits, vocab_size), in their order."""
+
+    def forget(self, key: str) -> None:
+        """Drop what is kept for a sequence outside of its blocks."""
+
+
+def build_runner(loaded: LoadedModel, config: EngineConfig, num_blocks: int) -> Runner:
+    """A paged runner where the model can take it, transformers' own cache otherwise (with a warning)."""
+    before = loaded.model.config._attn_implementation
+    try:
+        layers = probe_layers(loaded)
+        check_paged(loaded, layers)
+    except UnsupportedModelError as error:
+        loaded.model.set_attn_implementation(before)
+        logger.warning(
+            "%s runs through transformers' own cache, one sequence at a time and without drafts: %s",
+            type(loaded.model).__name__,
+            error,
+        )
+        return CachedRunner(loaded)
+    return PagedRunner(loaded, KVCache(layers, num_blocks, config.block_size), config.max_num_batched_tokens)

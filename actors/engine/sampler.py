@@ -1,0 +1,243 @@
+"""Chooses tokens: the one sampler of targets and drafts (DESIGN, rule 2).
+
+The token at absolute position i of a sequence is ``argmax_v(scores_v + gumbel(seed, i, v))``, where scores are the
+logits after all processors and warpers, so that it is distributed as softmax(scores); greedy is the same without noise.
+Each row is a pure function of its logits, prefix and parameters. A drafted sequence brings one row per position, the
+drafts being part of the later prefixes, and all rows of all sequences are decided in one call.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from actors.engine import warpers
+from actors.engine.errors import RequestError
+from actors.engine.loaded import LoadedModel
+from actors.engine.logprobs import token_logprobs
+from actors.engine.noise import gumbel_noise, gumbel_noise_at
+from actors.engine.params import GenerationParams
+from actors.engine.processors import build_processors, emitted_penalties, min_num_tokens, needs_list
+from actors.engine.request import TokenLogprobs
+
+# Called with a prefix (1, n) and its scores (1, vocab); transformers' LogitsProcessorList in earnest.
+Processors = Callable[..., Tensor]
+
+# Noise for chosen tokens costs about four times as much a token: three words of each block are thrown away.
+_SPARSE_FRACTION = 0.2
+
+
+class SamplerState:
+    """What the sampler knows of one sequence: never changed by sampling.
+
+    Attributes:
+        params: of the request.
+        num_prompt_tokens: how many ids of a prefix are the prompt.
+        is_plain: greedy and without any processor, so that the logits decide as they are.
+        is_vectorized: whether all of its processors have a vectorized form.
+        is_truncated: whether warpers may rule most tokens out before one is drawn.
+    """
+
+    def __init__(
+        self,
+        params: GenerationParams,
+        num_prompt_tokens: int,
+        build_list: Callable[[torch.device], Processors],
+    ) -> None:
+        self.params = params
+        self.num_prompt_tokens = num_prompt_tokens
+        self.min_num_tokens = min_num_tokens(params, num_prompt_tokens) if params.eos_token_id else 0
+        self.is_vectorized = not needs_list(params)
+        self.is_plain = self.is_vectorized and not (
+            params.do_sample
+            or self.min_num_tokens
+            or params.repetition_penalty not in (None, 1.0)
+            or params.presence_penalty
+            or params.frequency_penalty
+            or params.logit_bias
+        )
+        self.is_truncated = params.do_sample and bool(
+            not self.is_vectorized or params.top_k or params.top_p not in (None, 1.0) or params.min_p is not None
+        )
+        self._build = build_list
+        self._lists: dict[torch.device, Processors] = {}
+
+    @classmethod
+    def build(
+        cls, params: GenerationParams, num_prompt_tokens: int, loaded: LoadedModel, prompt_ids: Sequence[int]
+    ) -> Self:
+        """Prepare a sequence.
+
+        Raises:
+            RequestError: transformers refuses a parameter.
+        """
+        prompt = list(prompt_ids[:num_prompt_tokens])
+        state = cls(params, num_prompt_tokens, lambda device: build_processors(params, prompt, loaded.model, device))
+        if not state.is_vectorized:
+            try:
+                state.processors(torch.device("cpu"))
+            except (ValueError, TypeError) as error:
+                raise RequestError(f"generation parameters: {error}") from error
+        return state
+
+    def processors(self, device: torch.device) -> Processors:
+        """All processors and warpers as transformers' list, with its tensors on ``device``."""
+        if device not in self._lists:
+            self._lists[device] = self._build(device)
+        return self._lists[device]
+
+
+@dataclass(frozen=True, slots=True)
+class SampleRow:
+    """One position to be decided.
+
+    Attributes:
+        state: of its sequence.
+        prefix: ids of the sequence (prompt, emitted, then drafted ones); only read, and only up to ``num_prefix``.
+        num_prefix: how many of them precede the token to be chosen, which is its absolute position.
+    """
+
+    state: SamplerState
+    prefix: Sequence[int]
+    num_prefix: int
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """The decisions, one a row.
+
+    Attributes:
+        token_ids: the chosen tokens; without meaning for a row in ``errors``.
+        logprobs: for rows whose parameters ask, None for others.
+        errors: why a row could not be decided (its processor raised, its logits are no numbers), by row.
+    """
+
+    token_ids: list[int]
+    logprobs: list[TokenLogprobs | None]
+    errors: dict[int, str] = field(default_factory=dict)
+
+
+def sample(logits: Tensor, rows: Sequence[SampleRow]) -> Sampled:
+    """Decide a batch of positions.
+
+    Args:
+        logits: (rows, vocab), any float dtype and device; not changed.
+        rows: what each row of ``logits`` belongs to.
+
+    Returns:
+        The decisions. Nothing is raised for a single row's fault.
+    """
+    if not rows:
+        return Sampled([], [])
+    scores, errors = process(logits, rows)
+    best, chosen = scores.max(dim=-1)
+    sampled = [i for i, row in enumerate(rows) if row.state.params.do_sample and i not in errors]
+    if sampled:
+        indices = torch.tensor(sampled, device=scores.device)
+        is_all = len(sampled) == len(rows)
+        part = scores if is_all else scores[indices]
+        chosen[indices] = _argmax_with_noise(part, [rows[i] for i in sampled])
+    for i in (~best.isfinite()).nonzero().flatten().tolist():
+        errors.setdefault(i, _describe(best[i].item()))
+    token_ids = chosen.tolist()
+    asked = {i: n for i, row in enumerate(rows) if (n := row.state.params.logprobs) is not None and i not in errors}
+    logprobs = token_logprobs(scores, token_ids, asked)
+    return Sampled(token_ids, [logprobs.get(i) for i in range(len(rows))], errors)
+
+
+def process(logits: Tensor, rows: Sequence[SampleRow]) -> tuple[Tensor, dict[int, str]]:
+    """Logits after all processors and warpers, (rows, vocab) float32, and why a row's processor failed, by row.
+
+    Where no row has a processor, that may be ``logits`` itself.
+    """
+    errors: dict[int, str] = {}
+    if all(row.state.is_plain for row in rows):
+        return logits.to(torch.float32), errors
+    scores = logits.to(torch.float32, copy=True)
+    _apply_vectorized(scores, rows)
+    for i, row in enumerate(rows):
+        if not row.state.is_vectorized:
+            try:
+                scores[i] = _process_one(scores[i].clone(), row)
+            except Exception as error:  # a fault of one sequence's parameters must not reach its neighbours
+                errors[i] = f"logits processor: {type(error).__name__}: {error}"
+    return scores, errors
+
+
+def _process_one(scores: Tensor, row: SampleRow) -> Tensor:
+    """One row, (vocab,) float32, through transformers' classes."""
+    prefix = torch.tensor([row.prefix[: row.num_prefix]], dtype=torch.int64, device=scores.device)
+    return row.state.processors(scores.device)(prefix, scores.unsqueeze(0)).squeeze(0)
+
+
+def _apply_vectorized(scores: Tensor, rows: Sequence[SampleRow]) -> None:
+    """Processors and warpers of all rows with a vectorized form, in transformers' order."""
+    mine = [(i, row, row.state.params) for i, row in enumerate(rows) if row.state.is_vectorized]
+    repeated = {
+        i: (row.prefix[: row.num_prefix], p.repetition_penalty)
+        for i, row, p in mine
+        if p.repetition_penalty not in (None, 1.0)
+    }
+    _apply(warpers.scale_repeated, scores, repeated)
+    early = {i: p.eos_token_id for i, row, p in mine if row.num_prefix < row.state.min_num_tokens}
+    _apply(warpers.ban_tokens, scores, early)
+    _apply(warpers.add_to_tokens, scores, {i: p.logit_bias for i, _, p in mine if p.logit_bias})
+    _apply(warpers.add_to_tokens, scores, {i: _penalties(row) for i, row, p in mine if _is_penalized(p)})
+    drawn = [(i, p) for i, _, p in mine if p.do_sample]
+    _apply(warpers.divide_by_temperature, scores, _given(drawn, "temperature", neutral=(None, 1.0)))
+    _apply(warpers.keep_top_k, scores, _given(drawn, "top_k", neutral=(None, 0)))
+    _apply(warpers.keep_top_p, scores, _given(drawn, "top_p", neutral=(None, 1.0)))
+    _apply(warpers.keep_min_p, scores, _given(drawn, "min_p", neutral=(None,)))
+
+
+def _apply(warp: Callable[[Tensor, Any], None], scores: Tensor, by_row: Mapping[int, Any]) -> None:
+    if by_row:
+        warp(scores, by_row)
+
+
+def _given(drawn: Iterable[tuple[int, GenerationParams]], name: str, neutral: Sequence[float | None]) -> dict[int, Any]:
+    return {i: value for i, params in drawn if (value := getattr(params, name)) not in neutral}
+
+
+def _is_penalized(params: GenerationParams) -> bool:
+    return bool(params.presence_penalty or params.frequency_penalty)
+
+
+def _penalties(row: SampleRow) -> dict[int, float]:
+    emitted = list(row.prefix[row.state.num_prompt_tokens : row.num_prefix])
+    return emitted_penalties(emitted, row.state.params.presence_penalty, row.state.params.frequency_penalty)
+
+
+def _argmax_with_noise(scores: Tensor, rows: Sequence[SampleRow]) -> Tensor:
+    """The rule of the module's docstring: (rows,) int64. Noise is for surviving tokens only, where that pays."""
+    seeds = torch.tensor([row.state.params.seed for row in rows], device=scores.device)
+    positions = torch.tensor([row.num_prefix for row in rows], device=scores.device)
+    # Counting survivors would make a GPU wait for the host, and noise is cheap there.
+    if scores.device.type != "cpu" or not any(row.state.is_truncated for row in rows):
+        return _argmax_of_all(scores, seeds, positions)
+    survivors = scores > float("-inf")
+    is_sparse = survivors.sum(dim=-1) < _SPARSE_FRACTION * scores.shape[-1]
+    chosen = torch.empty_like(seeds)
+    for choose, chosen_rows in ((_argmax_of_all, ~is_sparse), (_argmax_of_survivors, is_sparse)):
+        if chosen_rows.any():
+            chosen[chosen_rows] = choose(scores[chosen_rows], seeds[chosen_rows], positions[chosen_rows])
+    return chosen
+
+
+def _argmax_of_all(scores: Tensor, seeds: Tensor, positions: Tensor) -> Tensor:
+    return (scores + gumbel_noise(seeds, positions, scores.shape[-1])).argmax(dim=-1)
+
+
+def _argmax_of_survivors(scores: Tensor, seeds: Tensor, positions: Tensor) -> Tensor:
+    rows, token_ids = (scores > float("-inf")).nonzero(as_tuple=True)
+    noisy = torch.full_like(scores, float("-inf"))
+    noisy[rows, token_ids] = scores[rows, token_ids] + gumbel_noise_at(seeds[rows], positions[rows], token_ids)
+    return noisy.argmax(dim=-1)
+
+
+def _describe(best: float) -> str:
+    if best == float("-inf"):
+        return "every token is ruled out: all logits are -inf after the processors"
+    return "the logits are not finite (NaN or +inf)"

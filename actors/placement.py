@@ -1,0 +1,133 @@
+"""Which request lies on which target, and which draft runs ahead of it: the router's table, with its sums kept."""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Set
+from dataclasses import dataclass
+
+from actors.journal import Journal
+from actors.pairing import Load, choose_draft, choose_target
+
+
+@dataclass
+class Entry:
+    """A request in flight. An empty ``target_id`` means that it waits for a target, an empty ``draft_id`` for none.
+
+    Attributes:
+        num_deaths: times in a row that its target failed before it emitted anything; above 0 it is a *suspect*.
+        num_reports_without: reports in a row in which its target did not name it.
+    """
+
+    journal: Journal
+    client_id: str
+    model: str
+    waiting_since: float
+    target_id: str = ""
+    draft_id: str = ""
+    placed_at: float = 0.0
+    num_reports_without: int = 0
+    num_deaths: int = 0
+    last_error: str = ""
+
+    @property
+    def request_id(self) -> str:
+        """Id of the request."""
+        return self.journal.request.request_id
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens that the request may come to, its prompt included: what it weighs in a choice between targets."""
+        return len(self.journal.request.prompt_token_ids) + self.journal.request.params.max_new_tokens
+
+
+class Placement:
+    """Entries by request id, with the load of every worker."""
+
+    def __init__(self) -> None:
+        self._entries: dict[str, Entry] = {}
+        self._waiting: dict[str, None] = {}  # kept in order of arrival
+        self._on: defaultdict[str, set[str]] = defaultdict(set)
+        self._num_tokens: Counter[str] = Counter()
+        self._num_pairs: defaultdict[str, Counter[str]] = defaultdict(Counter)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __iter__(self) -> Iterator[Entry]:
+        return iter(self._entries.values())
+
+    def __getitem__(self, request_id: str) -> Entry:
+        return self._entries[request_id]
+
+    def get(self, request_id: str) -> Entry | None:
+        """Return the entry of a request, or None."""
+        return self._entries.get(request_id)
+
+    def waiting(self) -> list[Entry]:
+        """Return the entries that have no target, in order of arrival."""
+        return [self._entries[request_id] for request_id in self._waiting]
+
+    def on(self, worker_id: str) -> Set[str]:
+        """Return the ids of requests that lie on a target, or that a draft runs ahead of. Not to be changed."""
+        return self._on.get(worker_id, frozenset())
+
+    def add(self, entry: Entry) -> None:
+        """Take in a request that has no target yet."""
+        self._entries[entry.request_id] = entry
+        self._waiting[entry.request_id] = None
+
+    def remove(self, entry: Entry) -> None:
+        """Forget a request."""
+        self._release(entry)
+        self._waiting.pop(entry.request_id, None)
+        del self._entries[entry.request_id]
+
+    def attach(self, entry: Entry, target_id: str, now: float) -> None:
+        """Put a waiting request on a target."""
+        del self._waiting[entry.request_id]
+        entry.target_id, entry.placed_at, entry.num_reports_without = target_id, now, 0
+        self._on[target_id].add(entry.request_id)
+        self._num_tokens[target_id] += entry.num_tokens
+
+    def detach(self, entry: Entry, now: float) -> None:
+        """Take a request off its target and its draft; it waits again."""
+        self._release(entry)
+        entry.waiting_since = now
+        self._waiting[entry.request_id] = None
+
+    def pair(self, entry: Entry, draft_id: str) -> None:
+        """Change the draft that runs ahead of a placed request."""
+        if entry.draft_id:
+            self._discard(entry.draft_id, entry)
+            self._num_pairs[entry.target_id][entry.draft_id] -= 1
+        entry.draft_id = draft_id
+        if draft_id:
+            self._on[draft_id].add(entry.request_id)
+            self._num_pairs[entry.target_id][draft_id] += 1
+
+    def choose_target(self, entry: Entry, target_ids: Iterable[str]) -> str | None:
+        """Return the target to take a request. A suspect gets one that holds no other suspect, or none."""
+        if entry.num_deaths:
+            target_ids = [i for i in target_ids if not any(self._entries[r].num_deaths for r in self.on(i))]
+        return choose_target(self._load(target_id) for target_id in target_ids)
+
+    def choose_draft(self, entry: Entry, draft_ids: Iterable[str]) -> str:
+        """Return the draft to run ahead of a placed request; empty where there is none, or it wants none."""
+        if entry.journal.request.params.num_assistant_tokens == 0:
+            return ""
+        return choose_draft((self._load(i) for i in draft_ids), self._num_pairs[entry.target_id]) or ""
+
+    def _load(self, worker_id: str) -> Load:
+        return Load(worker_id, len(self.on(worker_id)), self._num_tokens[worker_id])
+
+    def _release(self, entry: Entry) -> None:
+        self.pair(entry, "")
+        if entry.target_id:
+            self._discard(entry.target_id, entry)
+            self._num_tokens[entry.target_id] -= entry.num_tokens
+            entry.target_id = ""
+
+    def _discard(self, worker_id: str, entry: Entry) -> None:
+        """Take a request off a worker, whose own entry goes with its last request."""
+        self._on[worker_id].discard(entry.request_id)
+        if not self._on[worker_id]:
+            del self._on[worker_id]

@@ -1,0 +1,134 @@
+"""The workers that the router knows: who is alive, what each reported last, and totals that outlive them."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import msgspec
+
+from actors.config import Role
+from actors.engine.request import EngineStats
+from actors.messages import Report
+from actors.status import ClusterStats, WorkerInfo, WorkerStatus
+
+FORGET_AFTER = 120.0  # seconds for which a dead worker is still shown, and its model still counts as known
+
+
+@dataclass
+class _Worker:
+    info: WorkerInfo
+    stats: EngineStats
+    last_report: float
+    is_alive: bool = True
+    draft_length: int = 0
+
+
+class Registry:
+    """Workers by id. A worker is alive from its first report on, until it is said to be gone or falls silent."""
+
+    def __init__(self, timeout: float, clock: Callable[[], float]) -> None:
+        self._timeout = timeout
+        self._clock = clock
+        self._workers: dict[str, _Worker] = {}
+        self._past = EngineStats()
+
+    def enter(self, report: Report) -> bool:
+        """Take in a report. Returns whether the worker is new, back again, or another process under the same name."""
+        worker_id = report.info.worker_id
+        known = self._workers.get(worker_id)
+        is_same = known is not None and known.info.pid == report.info.pid and known.info.node == report.info.node
+        if known is not None and is_same and known.is_alive:
+            known.last_report = self._clock()
+            if not report.is_repeat:
+                known.stats, known.draft_length = report.stats, report.draft_length
+            return False
+        if known is not None and not is_same:
+            self._retire(known)
+        self._workers[worker_id] = _Worker(
+            report.info, report.stats, last_report=self._clock(), draft_length=report.draft_length
+        )
+        return True
+
+    def is_restarted(self, report: Report) -> bool:
+        """Whether a report comes from another process than the one that is held to be alive under its name."""
+        known = self._workers.get(report.info.worker_id)
+        return known is not None and known.is_alive and (known.info.pid, known.info.node) != (
+            report.info.pid,
+            report.info.node,
+        )
+
+    def mark_gone(self, worker_id: str, pid: int | None = None) -> WorkerInfo | None:
+        """Mark a worker as gone. Returns who it was; None if it was not alive, or is not the process ``pid``."""
+        worker = self._workers.get(worker_id)
+        if worker is None or not worker.is_alive or (pid is not None and worker.info.pid != pid):
+            return None
+        worker.is_alive = False
+        return worker.info
+
+    def silent(self) -> list[str]:
+        """Return the workers that have not reported for too long, and forget those that are long dead."""
+        now = self._clock()
+        for worker_id, worker in list(self._workers.items()):
+            if not worker.is_alive and now - worker.last_report > FORGET_AFTER:
+                self._retire(self._workers.pop(worker_id))
+        return [i for i, w in self._workers.items() if w.is_alive and now - w.last_report > self._timeout]
+
+    def is_alive(self, worker_id: str) -> bool:
+        """Whether this worker is known and alive."""
+        worker = self._workers.get(worker_id)
+        return worker is not None and worker.is_alive
+
+    def alive(self, role: Role, pool: str) -> list[str]:
+        """Return the ids of a pool's live workers."""
+        return [i for i, w in self._workers.items() if w.is_alive and w.info.role == role and w.info.pool == pool]
+
+    def knows_model(self, model: str) -> bool:
+        """Whether a target of this pool lives, or lived not long ago."""
+        return any(w.info.role == "target" and w.info.pool == model for w in self._workers.values())
+
+    def models(self) -> list[str]:
+        """Return the names of the target pools."""
+        return sorted({w.info.pool for w in self._workers.values() if w.info.role == "target"})
+
+    def stats(self, num_placed: Callable[[str], int]) -> ClusterStats:
+        """Return all workers and the totals of the targets; ``num_placed`` gives the requests on one worker."""
+        now = self._clock()
+        statuses = tuple(
+            WorkerStatus(
+                info=worker.info,
+                is_alive=worker.is_alive,
+                num_requests=num_placed(worker_id),
+                last_report=now - worker.last_report,
+                stats=worker.stats,
+            )
+            for worker_id, worker in sorted(self._workers.items())
+        )
+        targets = [worker for worker in self._workers.values() if worker.info.role == "target"]
+        totals = _sum([self._past, *(worker.stats for worker in targets)])
+        return ClusterStats(
+            workers=statuses,
+            num_drafts=totals.num_drafts,
+            num_draft_tokens=totals.num_draft_tokens,
+            num_accepted_tokens=totals.num_accepted_tokens,
+            num_accepted_tokens_per_pos=totals.num_accepted_tokens_per_pos,
+            num_generated_tokens=totals.num_generated_tokens,
+            num_steps=totals.num_steps,
+            draft_length=max((worker.draft_length for worker in targets if worker.is_alive), default=0),
+        )
+
+    def _retire(self, worker: _Worker) -> None:
+        if worker.info.role == "target":
+            self._past = _sum([self._past, worker.stats])
+
+
+def _sum(parts: Iterable[EngineStats]) -> EngineStats:
+    """Return counters added up, the per-position ones position by position."""
+    total: dict[str, float] = dict.fromkeys(EngineStats.__struct_fields__, 0)
+    per_pos: list[int] = []
+    for part in parts:
+        for name, value in msgspec.structs.asdict(part).items():
+            if name != "num_accepted_tokens_per_pos":
+                total[name] += value
+        per_pos += [0] * (len(part.num_accepted_tokens_per_pos) - len(per_pos))
+        for position, count in enumerate(part.num_accepted_tokens_per_pos):
+            per_pos[position] += count
+    return msgspec.convert({**total, "num_accepted_tokens_per_pos": tuple(per_pos)}, EngineStats)

@@ -1,0 +1,67 @@
+"""What the router tells about the cluster: plain data for ``stats()``, ``slipstream status`` and ``/metrics``."""
+
+import msgspec
+
+from actors.config import Role
+from actors.engine.request import EngineStats
+
+
+class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a worker says of itself when it registers.
+
+    Attributes:
+        worker_id: its name in the cluster, also the name of its Ray actor.
+        pool: name of the pool it serves (for a target: the served model name).
+        model: path or hub id of its model.
+        quantization: as loaded, in words (``nf4``, ``none``, ...).
+        devices: devices that hold the model.
+        pid, node: where it runs.
+        num_blocks, block_size, max_model_len, vocab_size: bounds of its engine.
+    """
+
+    worker_id: str
+    role: Role
+    pool: str
+    model: str
+    quantization: str = "none"
+    dtype: str = ""
+    devices: tuple[str, ...] = ()
+    pid: int = 0
+    node: str = ""
+    num_blocks: int = 0
+    block_size: int = 0
+    max_model_len: int = 0
+    vocab_size: int = 0
+    notes: tuple[str, ...] = ()
+
+
+class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A worker as the router sees it now. ``last_report`` is in seconds before now."""
+
+    info: WorkerInfo
+    is_alive: bool = True
+    num_requests: int = 0
+    last_report: float = 0.0
+    stats: EngineStats = EngineStats()
+
+
+class ClusterStats(msgspec.Struct, frozen=True, kw_only=True):
+    """The cluster at one moment: its workers, what is in flight, and totals since the router started."""
+
+    workers: tuple[WorkerStatus, ...] = ()
+    num_requests: int = 0
+    num_finished: int = 0
+    num_failed: int = 0
+    num_drafts: int = 0
+    num_draft_tokens: int = 0
+    num_accepted_tokens: int = 0
+    num_accepted_tokens_per_pos: tuple[int, ...] = ()
+    num_generated_tokens: int = 0
+    num_steps: int = 0
+    draft_length: int = 0
+    uptime: float = 0.0
+
+    @property
+    def acceptance_rate(self) -> float | None:
+        """Accepted over drafted tokens; None before anything was drafted."""
+        return self.num_accepted_tokens / self.num_draft_tokens if self.num_draft_tokens else None

@@ -1,0 +1,165 @@
+"""One call of ``generate``, checked and resolved: its prompts, its parameters, its seed, its padding."""
+
+import copy
+import logging
+import uuid
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import torch
+from transformers import GenerationConfig
+
+from actors.engine.errors import RequestError
+from actors.engine.params import GenerationParams
+from actors.engine.request import Request
+from cluster.generation import PARAM_FIELDS, resolve_params, sequence_seed
+from cluster.inputs import PromptBatch, prompt_batch
+
+logger = logging.getLogger(__name__)
+
+# Keyword arguments of models' forward passes that would change the result; named so that the refusal can be clear.
+UNSERVED_INPUTS = {
+    "inputs_embeds": "generation from embeddings",
+    "past_key_values": "continuing from a cache",
+    "position_ids": "position ids of the caller's own",
+    "decoder_input_ids": "encoder-decoder generation",
+    "encoder_outputs": "encoder-decoder generation",
+    "pixel_values": "image input",
+    "input_features": "audio input",
+}
+# Accepted and without effect: the cluster has its own tokenizer for stop strings.
+IGNORED_KWARGS = frozenset({"tokenizer", "trust_remote_code"})
+# Fields of the cluster's own that a call may give besides those of GenerationConfig.
+OWN_FIELDS = PARAM_FIELDS - {"seed", "logprobs"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerateCall:
+    """A resolved call.
+
+    Attributes:
+        prompts: a row for each sequence to generate.
+        params: of all rows, each with its own seed added.
+        seed: of the call; None for greedy search.
+        pad_token_id: fills rows that end early.
+        return_dict: whether an output object is asked for.
+    """
+
+    prompts: PromptBatch
+    params: GenerationParams
+    seed: int | None
+    pad_token_id: int
+    return_dict: bool
+
+    def requests(self) -> Iterator[Request]:
+        """A request a row, with ids of its own."""
+        call_id = uuid.uuid4().hex
+        for index, row in enumerate(self.prompts.rows):
+            params = self.params
+            if self.seed is not None:
+                params = msgspec.structs.replace(params, seed=sequence_seed(self.seed, index))
+            yield Request(request_id=f"{call_id}-{index}", prompt_token_ids=row, params=params)
+
+
+def prepare_call(
+    inputs: torch.Tensor | None,
+    generation_config: GenerationConfig | None,
+    *,
+    defaults: GenerationConfig,
+    vocab_size: int | None,
+    seed: int | None,
+    unserved: Mapping[str, Any],
+    kwargs: Mapping[str, Any],
+) -> GenerateCall:
+    """Check and resolve the arguments of one call. Raises RequestError, NotImplementedError."""
+    for name, value in unserved.items():
+        if value is not None:
+            raise NotImplementedError(f"{name} is not served yet: it cannot cross to the actors")
+    arguments = {name: value for name, value in kwargs.items() if name not in IGNORED_KWARGS}
+    input_ids = _input_ids(inputs, arguments.pop("input_ids", None))
+    attention_mask = arguments.pop("attention_mask", None)
+    config, fields = _merge(generation_config, defaults, arguments)
+    eos_token_ids = _token_ids(config.eos_token_id)
+    if input_ids is None:
+        input_ids = _bos(config)
+    pad_token_id = config.pad_token_id if config.pad_token_id is not None else next(iter(eos_token_ids), None)
+    pad_token_id = None if pad_token_id is None else int(pad_token_id)
+    prompts = prompt_batch(
+        input_ids, attention_mask, pad_token_id=pad_token_id, eos_token_ids=eos_token_ids, vocab_size=vocab_size
+    )
+    _warn_of_lengths(config)
+    params = resolve_params({}, fields, num_prompt_tokens=prompts.width)
+    num_copies = config.num_return_sequences or 1
+    if params.do_sample and seed is None:
+        seed = int(torch.randint(0, 2**63 - 1, (1,)))
+    if seed is not None:
+        params = resolve_params({}, {**fields, "seed": seed}, num_prompt_tokens=prompts.width)
+    return GenerateCall(
+        prompts=prompts.expand(num_copies),
+        params=params,
+        seed=seed if params.do_sample else None,
+        pad_token_id=pad_token_id if pad_token_id is not None else 0,
+        return_dict=config.return_dict_in_generate is True,
+    )
+
+
+def _input_ids(inputs: Any, input_ids: Any) -> Any:
+    if inputs is not None and input_ids is not None:
+        raise RequestError("input_ids: given twice, as inputs and as input_ids", field="input_ids")
+    return inputs if inputs is not None else input_ids
+
+
+def _bos(config: GenerationConfig) -> torch.Tensor:
+    if config.bos_token_id is None:
+        raise RequestError("input_ids: needed, as the model has no bos_token_id to start from", field="input_ids")
+    return torch.tensor([[int(config.bos_token_id)]])
+
+
+def _merge(
+    given: GenerationConfig | None, defaults: GenerationConfig, arguments: Mapping[str, Any]
+) -> tuple[GenerationConfig, dict[str, Any]]:
+    """transformers' own merge, for its checks and warnings, and the fields that are set, for the cluster.
+
+    Arguments lie over ``given``, which lies over ``defaults``; an argument that is None switches a field off.
+    """
+    config = copy.deepcopy(given) if given is not None else GenerationConfig()
+    config.update(**defaults.to_dict(), defaults_only=True, allow_custom_entries=True)
+    rest = config.update(**arguments)
+    for name, mode in UNSERVED_INPUTS.items():
+        if rest.get(name) is not None:
+            raise NotImplementedError(f"{mode} ({name}) is not served yet")
+    fields = {name: value for name, value in config.to_dict().items() if value is not None}
+    known = set(GenerationConfig().to_dict())
+    fields = {name: value for name, value in fields.items() if name in known}
+    fields.update({name: arguments[name] for name in arguments if name not in rest})
+    fields.update({name: value for name, value in rest.items() if value is not None})
+    for name in rest:
+        if name not in OWN_FIELDS and rest[name] is not None:
+            resolve_params({}, {name: rest[name]})
+    return config, fields
+
+
+def _token_ids(value: Any) -> tuple[int, ...]:
+    """One id, several, a tensor of them, or None, as a tuple."""
+    if value is None:
+        return ()
+    plain = value.tolist() if isinstance(value, torch.Tensor) else value
+    return tuple(plain) if isinstance(plain, list | tuple) else (int(plain),)
+
+
+def _warn_of_lengths(config: GenerationConfig) -> None:
+    if config.max_new_tokens is None and config.max_length is None:
+        warnings.warn(
+            "Neither max_new_tokens nor max_length is set, so 20 new tokens are generated; set max_new_tokens.",
+            UserWarning,
+            stacklevel=4,
+        )
+    if config.max_new_tokens is not None and config.max_length is not None:
+        logger.warning(
+            "max_new_tokens (%s) and max_length (%s) are both set; max_new_tokens counts.",
+            config.max_new_tokens,
+            config.max_length,
+        )

@@ -1,0 +1,343 @@
+"""The cluster behind the face of a transformers model: ``generate`` with its signature and its results."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import closing
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+import torch
+from transformers import GenerationConfig, PretrainedConfig, PreTrainedTokenizerBase
+
+from actors.engine.config import EngineConfig
+from actors.engine.request import Delta, Request
+from actors.status import ClusterStats
+from cluster.background import BackgroundLoop
+from cluster.calls import GenerateCall, prepare_call
+from cluster.client import GenerationClient
+from cluster.config import ClusterConfig
+from cluster.configure import configure
+from cluster.outputs import ClusterGenerateOutput, EmittedRows, pad_rows
+from cluster.pretrained import load_generation_config, load_model_config
+from cluster.streaming import StreamFeed, Streamer
+from cluster.tokenization import load_tokenizer
+
+logger = logging.getLogger(__name__)
+
+
+class RunningCluster(Protocol):
+    """What started the actors and can stop them: :class:`cluster.session.Cluster`."""
+
+    def shutdown(self) -> None:
+        """Stop the actors."""
+
+
+class ClusterModel:
+    """A target model and its draft on a cluster of actors, used like a model of transformers.
+
+    >>> with ClusterModel.from_pretrained("demo") as model:
+    ...     ids = model.tokenizer("It was a dark night", return_tensors="pt").input_ids
+    ...     out = model.generate(ids, max_new_tokens=64)
+
+    Safe to use from several threads at once; calls run side by side on the cluster.
+    """
+
+    def __init__(
+        self,
+        config: ClusterConfig,
+        connect: Callable[[], Awaitable[GenerationClient]],
+        cluster: RunningCluster | None = None,
+    ) -> None:
+        """Take a running cluster.
+
+        Args:
+            config: what the cluster was started with.
+            connect: makes the client; awaited on this object's own event loop.
+            cluster: shut down by :meth:`close`; None where it belongs to somebody else.
+        """
+        self.cluster_config = config
+        self._cluster = cluster
+        self._loop = BackgroundLoop("slipstream-client")
+        try:
+            self._client: GenerationClient | None = self._loop.call(_awaited(connect()))
+        except BaseException:
+            self._loop.close()
+            raise
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        model: str | Path,
+        assistant_model: str | Path | None = None,
+        *,
+        quantization: str | None = None,
+        assistant_quantization: str | None = None,
+        quantization_config: Any = None,
+        assistant_quantization_config: Any = None,
+        revision: str | None = None,
+        assistant_revision: str | None = None,
+        dtype: str | torch.dtype = "auto",
+        device_map: str | Mapping[str, Any] = "auto",
+        assistant_device_map: str | Mapping[str, Any] = "auto",
+        max_memory: Mapping[int | str, int | str] | None = None,
+        target_replicas: int = 1,
+        draft_replicas: int | None = None,
+        num_gpus: float | None = None,
+        assistant_num_gpus: float | None = None,
+        num_threads: int | None = None,
+        num_assistant_tokens: int | None = None,
+        engine: EngineConfig | None = None,
+    ) -> Self:
+        """Start a cluster for a model, on the Ray that runs or on a local one, and wait until it is ready.
+
+        Args:
+            model: a path, a hub id, or ``demo`` (the embedded pair).
+            assistant_model: the draft; ``demo`` brings its own. Without one the target decodes alone.
+            quantization: ``none``, ``nf4``, ``fp4`` or ``int8``; None takes the checkpoint as it is, and ``demo`` as NF4.
+            assistant_quantization: the same for the draft.
+            quantization_config: a ``transformers.BitsAndBytesConfig`` in place of ``quantization``.
+            assistant_quantization_config: the same for the draft.
+            revision: branch, tag or commit of a hub id.
+            assistant_revision: the same for the draft.
+            dtype: of what is not quantized, for both models; ``auto`` is the checkpoint's.
+            device_map: a strategy of accelerate, a device, or module names to devices, for each target.
+            assistant_device_map: the same for each draft.
+            max_memory: device to bytes for a target.
+            target_replicas: targets; each has its own copy of the model.
+            draft_replicas: drafts; 0 leaves the draft out.
+            num_gpus: GPUs of one target; None shares the visible ones out.
+            assistant_num_gpus: GPUs of one draft.
+            num_threads: CPU threads of each actor; None shares the cores out.
+            num_assistant_tokens: draft length for all requests; None lets the cluster adapt it.
+            engine: bounds of each engine.
+
+        Raises:
+            ConfigError: a value that cannot work, a model that is not there, or one that does not fit.
+        """
+        return cls.from_config(
+            configure(
+                str(model),
+                assistant_model=None if assistant_model is None else str(assistant_model),
+                quantization=quantization,
+                assistant_quantization=assistant_quantization,
+                quantization_config=quantization_config,
+                assistant_quantization_config=assistant_quantization_config,
+                revision=revision,
+                assistant_revision=assistant_revision,
+                dtype=dtype,
+                device_map=device_map,
+                assistant_device_map=assistant_device_map,
+                max_memory=max_memory,
+                target_replicas=target_replicas,
+                draft_replicas=draft_replicas,
+                num_gpus=num_gpus,
+                assistant_num_gpus=assistant_num_gpus,
+                num_threads=num_threads,
+                num_assistant_tokens=num_assistant_tokens,
+                engine=engine,
+            )
+        )
+
+    @classmethod
+    def from_config(cls, config: ClusterConfig | Mapping[str, Any] | str | Path) -> Self:
+        """Start a cluster from its configuration: an object, plain data, or the path of a YAML or JSON file."""
+        from cluster.session import Cluster
+
+        if isinstance(config, str | Path):
+            config = ClusterConfig.from_file(config)
+        elif isinstance(config, Mapping):
+            config = ClusterConfig.from_dict(config)
+        cluster = Cluster.start(config)
+        try:
+            return cls(cluster.config, _connect_router, cluster)
+        except BaseException:
+            cluster.shutdown()
+            raise
+
+    @classmethod
+    def connect(cls) -> Self:
+        """Use a cluster that runs already; :meth:`close` leaves it running."""
+        from cluster.session import Cluster
+
+        return cls(Cluster.connect().config, _connect_router)
+
+    @property
+    def device(self) -> torch.device:
+        """Where inputs are expected: the CPU, whatever devices the actors have."""
+        return torch.device("cpu")
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Dtype of the target's unquantized weights."""
+        name = self.cluster_config.target.worker.model.dtype
+        dtype = getattr(torch, name) if name != "auto" else self.config.dtype
+        return dtype if isinstance(dtype, torch.dtype) else torch.float32
+
+    @cached_property
+    def config(self) -> PretrainedConfig:
+        """The target's configuration."""
+        return load_model_config(self.cluster_config.target.worker.model)
+
+    @cached_property
+    def generation_config(self) -> GenerationConfig:
+        """The target's generation defaults; changes to it hold for the calls of this object."""
+        return load_generation_config(self.cluster_config.target.worker.model, self.config)
+
+    @cached_property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The target's tokenizer, padding on the left."""
+        tokenizer = load_tokenizer(self.cluster_config.target.worker.model)
+        tokenizer.padding_side = "left"
+        return tokenizer
+
+    def generate(
+        self,
+        inputs: torch.Tensor | None = None,
+        generation_config: GenerationConfig | None = None,
+        logits_processor: Any = None,
+        stopping_criteria: Any = None,
+        prefix_allowed_tokens_fn: Any = None,
+        synced_gpus: bool | None = None,
+        assistant_model: Any = None,
+        streamer: Streamer | None = None,
+        negative_prompt_ids: torch.Tensor | None = None,
+        negative_prompt_attention_mask: torch.Tensor | None = None,
+        custom_generate: Any = None,
+        *,
+        seed: int | None = None,
+        **kwargs: Any,
+    ) -> torch.Tensor | ClusterGenerateOutput:
+        """Generate behind a batch of prompts, as ``transformers.GenerationMixin.generate`` does.
+
+        Greedy search and sampling are served, with all of ``GenerationConfig``'s processors, warpers and stopping
+        fields as keyword arguments or as ``generation_config``. Drafting never shows in the result.
+
+        Args:
+            inputs: token ids (rows, width), long; also as ``input_ids=``. None starts from the bos token.
+            generation_config: base of this call; keyword arguments lie over it, the model's defaults under it.
+            streamer: gets the prompts, then each new token, then the end.
+            seed: fixes all randomness of a sampled call, whatever else runs; row i of the result draws from
+                ``sequence_seed(seed, i)``. None draws one from torch's default generator.
+            logits_processor: not served yet, as are stopping_criteria, prefix_allowed_tokens_fn, assistant_model,
+                negative_prompt_ids, negative_prompt_attention_mask and custom_generate.
+            stopping_criteria: see logits_processor.
+            prefix_allowed_tokens_fn: see logits_processor.
+            synced_gpus: has no meaning here.
+            assistant_model: the draft is part of the cluster; see :meth:`from_pretrained`.
+            negative_prompt_ids: see logits_processor.
+            negative_prompt_attention_mask: see logits_processor.
+            custom_generate: see logits_processor.
+            kwargs: ``attention_mask`` (rows, width), fields of ``GenerationConfig``, and of the cluster's own:
+                ``presence_penalty``, ``frequency_penalty``, ``logit_bias``, ``ignore_eos``.
+
+        Returns:
+            Prompts and new tokens, (rows * num_return_sequences, width + longest) long, ended rows padded; with
+            ``return_dict_in_generate`` a :class:`cluster.outputs.ClusterGenerateOutput`.
+
+        Raises:
+            RequestError: an argument that is refused (a ValueError); names the field.
+            NotImplementedError: a mode that is not served yet; names the mode.
+            GenerationError: a sequence failed while it ran.
+        """
+        client = self._connected()
+        call = prepare_call(
+            inputs,
+            generation_config,
+            defaults=self.generation_config,
+            vocab_size=getattr(self.config.get_text_config(), "vocab_size", None),
+            seed=seed,
+            unserved={
+                "logits_processor": logits_processor,
+                "stopping_criteria": stopping_criteria,
+                "prefix_allowed_tokens_fn": prefix_allowed_tokens_fn,
+                "assistant_model": assistant_model,
+                "negative_prompt_ids": negative_prompt_ids,
+                "negative_prompt_attention_mask": negative_prompt_attention_mask,
+                "custom_generate": custom_generate,
+            },
+            kwargs=kwargs,
+        )
+        feed = None if streamer is None else StreamFeed(streamer, call.pad_token_id)
+        if feed is not None:
+            feed.begin(call.prompts.input_ids)
+        emitted = EmittedRows(len(call.prompts.rows))
+        with closing(self._loop.iterate(lambda emit: _run(client, call, self.cluster_config.name, emit))) as deltas:
+            for index, delta in deltas:
+                emitted.add(index, delta)
+                if feed is not None:
+                    feed.advance(emitted)
+        if feed is not None:
+            feed.end()
+        sequences = pad_rows(call.prompts.input_ids, emitted.rows, call.pad_token_id)
+        if call.return_dict:
+            return ClusterGenerateOutput(sequences=sequences, seed=call.seed)  # type: ignore[arg-type]
+        return sequences
+
+    def stats(self) -> ClusterStats:
+        """Workers, what is in flight, and totals since the router started."""
+        return self._loop.call(self._connected().stats())
+
+    def close(self) -> None:
+        """Take back what runs, leave the cluster, and stop it if this object started it. Twice is harmless."""
+        client, self._client = self._client, None
+        try:
+            if client is not None:
+                self._loop.call(client.close())
+        finally:
+            self._loop.close()
+            cluster, self._cluster = self._cluster, None
+            if cluster is not None:
+                cluster.shutdown()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _connected(self) -> GenerationClient:
+        if self._client is None:
+            raise RuntimeError("this ClusterModel is closed")
+        return self._client
+
+
+async def _awaited(awaitable: Awaitable[GenerationClient]) -> GenerationClient:
+    return await awaitable
+
+
+async def _connect_router() -> GenerationClient:
+    from actors.router_client import RouterClient
+
+    return await RouterClient.connect()
+
+
+async def _run(
+    client: GenerationClient, call: GenerateCall, model: str, emit: Callable[[tuple[int, Delta]], None]
+) -> None:
+    """Run all rows of a call side by side. The first error ends them all and is raised as it is."""
+    tasks = [
+        asyncio.ensure_future(_run_row(client, request, model, index, emit))
+        for index, request in enumerate(call.requests())
+    ]
+    try:
+        await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _run_row(
+    client: GenerationClient,
+    request: Request,
+    model: str,
+    index: int,
+    emit: Callable[[tuple[int, Delta]], None],
+) -> None:
+    async for delta in client.generate(request, model):
+        emit((index, delta))

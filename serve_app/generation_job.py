@@ -1,0 +1,99 @@
+"""One ``/generate`` request on its way."""
+
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from typing import Any
+
+from msgspec import UNSET
+
+from actors.engine.errors import RequestError
+from serve_app.choices import Choice, ChoiceDelta, combine
+from serve_app.completions import Usage
+from serve_app.gateway import Gateway, new_id
+from serve_app.generations import PARAM_NAMES, GeneratedSequence, GenerateRequest, GenerateResponse
+from serve_app.prompts import Prompt, read_prompts
+from serve_app.sampling import check_limit, draw_seed, plan
+
+
+class GenerationJob:
+    """Knows the request, its prompts and its sequences."""
+
+    def __init__(
+        self, gateway: Gateway, prompts: Sequence[Prompt], choices: Sequence[Choice], job_id: str, seed: int
+    ) -> None:
+        self._gateway = gateway
+        self._prompts = prompts
+        self._choices = {choice.index: choice for choice in choices}
+        self._id = job_id
+        self._seed = seed
+
+    @classmethod
+    async def prepare(cls, gateway: Gateway, data: GenerateRequest, given: frozenset[str]) -> "GenerationJob":
+        """Check a request and plan its sequences; ``given`` are the names that its body spelt out.
+
+        Raises RequestError and ApiError naming the field.
+        """
+        card = await gateway.card(data.model)
+        check_limit("num_return_sequences", data.num_return_sequences, gateway.limits.max_n)
+        if (data.prompt is None) == (data.input_ids is None):
+            raise RequestError("prompt: give either prompt or input_ids, one of them", field="prompt")
+        if data.prompt is not None:
+            prompts = await read_prompts(gateway, card, data.prompt, "prompt")
+        else:
+            prompts = await read_prompts(gateway, card, data.input_ids or (), "input_ids")
+        overrides: dict[str, Any] = {name: getattr(data, name) for name in PARAM_NAMES & given}
+        seed = overrides.pop("seed", None)
+        seed = draw_seed() if seed is None else seed
+        job_id = new_id("gen")
+        choices = plan(
+            job_id,
+            prompts,
+            num_choices=data.num_return_sequences,
+            seed=seed,
+            defaults=gateway.defaults,
+            overrides=overrides,
+            limits=gateway.limits,
+            card=card,
+        )
+        return cls(gateway, prompts, list(choices), job_id, seed)
+
+    async def answer(self) -> GenerateResponse:
+        """Run to the end and return the whole answer."""
+        deltas: dict[int, list[ChoiceDelta]] = {index: [] for index in self._choices}
+        async with aclosing(self._gateway.run(list(self._choices.values()))) as stream:
+            async for delta in stream:
+                deltas[delta.index].append(delta)
+        sequences = [self._render(combine(parts)) for parts in deltas.values()]
+        num_prompt_tokens = sum(len(prompt.token_ids) for prompt in self._prompts)
+        num_new_tokens = sum(len(sequence.token_ids) for sequence in sequences)
+        return GenerateResponse(
+            id=self._id,
+            model=self._gateway.name,
+            seed=self._seed,
+            sequences=sequences,
+            usage=Usage(
+                prompt_tokens=num_prompt_tokens,
+                completion_tokens=num_new_tokens,
+                total_tokens=num_prompt_tokens + num_new_tokens,
+            ),
+        )
+
+    async def chunks(self) -> AsyncGenerator[GeneratedSequence, None]:
+        """Run and yield what every step added."""
+        async with aclosing(self._gateway.run(list(self._choices.values()))) as stream:
+            async for delta in stream:
+                yield self._render(delta)
+
+    def _render(self, delta: ChoiceDelta) -> GeneratedSequence:
+        params = self._choices[delta.index].request.params
+        return GeneratedSequence(
+            index=delta.index,
+            text=delta.text,
+            token_ids=delta.token_ids,
+            num_drafted=delta.num_drafted,
+            num_accepted=delta.num_accepted,
+            segments=delta.segments,
+            finish_reason=delta.finish_reason.value if delta.finish_reason else None,
+            seed=params.seed if delta.finish_reason else UNSET,
+            logprobs=delta.logprobs if params.logprobs is not None else UNSET,
+        )

@@ -1,0 +1,1 @@
+"""Handlers of the HTTP routes, one file for each group of them."""

@@ -1,0 +1,61 @@
+"""Routes that write text."""
+
+from typing import Any
+
+from litestar import Response, post
+from litestar.datastructures import ResponseHeader
+from litestar.openapi.datastructures import ResponseSpec
+
+from serve_app.body import StrictRequest, given_names
+from serve_app.completion_job import CompletionJob
+from serve_app.completions import CompletionRequest, CompletionResponse
+from serve_app.errors import ErrorBody
+from serve_app.gateway import Gateway
+from serve_app.generation_job import GenerationJob
+from serve_app.generations import GenerateRequest, GenerateResponse
+from serve_app.sse import open_stream, until_disconnect
+
+ERRORS = {
+    status: ResponseSpec(data_container=ErrorBody, description=words, generate_examples=False)
+    for status, words in {
+        400: "A value is out of bounds; `param` names the field.",
+        404: "No such model.",
+        413: "The body is over the limit.",
+        422: "A wrong type or an unknown field.",
+        429: "Too much is in flight; retry later.",
+        503: "No target is ready.",
+    }.items()
+}
+
+
+@post(
+    "/v1/completions",
+    status_code=200,
+    tags=["generation"],
+    summary="Continue one prompt or several, OpenAI's way",
+    description="With `stream`, chunks of the same shape come as server-sent events, `[DONE]` last.",
+    responses={200: ResponseSpec(data_container=CompletionResponse, generate_examples=False), **ERRORS},
+    response_headers=[ResponseHeader(name="X-Request-Id", documentation_only=True)],
+)
+async def completions(data: CompletionRequest, request: StrictRequest, gateway: Gateway) -> Response[Any]:
+    """Answer whole or as a stream."""
+    job = await CompletionJob.prepare(gateway, data)
+    if data.stream:
+        return await open_stream(request, job.chunks())
+    return Response(await until_disconnect(request, job.answer()))
+
+
+@post(
+    "/generate",
+    status_code=200,
+    tags=["generation"],
+    summary="Continue prompts with any field of transformers' GenerationConfig",
+    description="With `stream`, one JSON object a step comes as a server-sent event, `[DONE]` last.",
+    responses={200: ResponseSpec(data_container=GenerateResponse, generate_examples=False), **ERRORS},
+)
+async def generate(data: GenerateRequest, request: StrictRequest, gateway: Gateway) -> Response[Any]:
+    """Answer whole or as a stream."""
+    job = await GenerationJob.prepare(gateway, data, given_names(await request.body()))
+    if data.stream:
+        return await open_stream(request, job.chunks())
+    return Response(await until_disconnect(request, job.answer()))

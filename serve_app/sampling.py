@@ -1,0 +1,76 @@
+"""Parameters of the sequences of one HTTP request: defaults resolved, bounds checked, a seed each."""
+
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from actors.engine.errors import RequestError
+from actors.engine.params import GenerationParams
+from actors.engine.request import Request
+from cluster.config import LimitsConfig
+from cluster.generation import resolve_params, sequence_seed
+from serve_app.choices import Choice
+from serve_app.gateway import ModelCard, check_ids
+from serve_app.prompts import Prompt
+
+
+def draw_seed() -> int:
+    """A seed for a request that brought none."""
+    return secrets.randbits(63)
+
+
+def check_limit(field: str, value: int | None, limit: int) -> None:
+    """Raises RequestError where more is asked for than this server gives."""
+    if value is not None and value > limit:
+        raise RequestError(f"{field}: {value} asked for, but the limit is {limit}", field=field, limit=str(limit))
+
+
+def plan(
+    prefix: str,
+    prompts: Sequence[Prompt],
+    *,
+    num_choices: int,
+    seed: int,
+    defaults: Mapping[str, Any],
+    overrides: Mapping[str, Any],
+    limits: LimitsConfig,
+    card: ModelCard,
+    cut_strings: tuple[str, ...] = (),
+) -> Iterator[Choice]:
+    """The sequences of a request, prompt by prompt; the same seed for the same place behind every prompt.
+
+    Raises RequestError naming the field that is out of bounds. Counts beyond the context are cut to it, so that none
+    travels that no engine could hold.
+    """
+    index = 0
+    for prompt in prompts:
+        num_prompt_tokens = len(prompt.token_ids)
+        params = resolve_params(defaults, overrides, num_prompt_tokens=num_prompt_tokens)
+        check_params(params, limits, card)
+        room = min(params.max_new_tokens, card.max_model_len - num_prompt_tokens)
+        for place in range(num_choices):
+            own = msgspec.structs.replace(params, max_new_tokens=room, seed=sequence_seed(seed, place))
+            request = Request(request_id=f"{prefix}-{index}", prompt_token_ids=prompt.token_ids, params=own)
+            yield Choice(index=index, request=request, stop_strings=cut_strings)
+            index += 1
+
+
+def check_params(params: GenerationParams, limits: LimitsConfig, card: ModelCard) -> None:
+    """Bounds that only this model and this server know: ids in the vocabulary, alternatives of logprobs."""
+    check_limit("logprobs", params.logprobs, limits.max_logprobs)
+    bias = params.sequence_bias or ()
+    ids: dict[str, Sequence[int]] = {
+        "eos_token_id": params.eos_token_id,
+        "logit_bias": tuple(params.logit_bias or ()),
+        "bad_words_ids": tuple(token_id for word in params.bad_words_ids or () for token_id in word),
+        "sequence_bias": tuple(token_id for sequence, _ in bias for token_id in sequence),
+        "forced_eos_token_id": params.forced_eos_token_id or (),
+        "suppress_tokens": params.suppress_tokens or (),
+        "begin_suppress_tokens": params.begin_suppress_tokens or (),
+    }
+    if params.forced_bos_token_id is not None:
+        ids["forced_bos_token_id"] = (params.forced_bos_token_id,)
+    for field, values in ids.items():
+        check_ids(values, card, field)

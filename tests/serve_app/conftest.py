@@ -1,0 +1,61 @@
+"""The application on a fake cluster: in process, and behind a real socket."""
+
+import threading
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import pytest
+import uvicorn
+from litestar import Litestar
+from litestar.testing import AsyncTestClient
+
+from serve_app.web import build_web_app
+from tests.serve_app.fakes import FakeClient, make_gateway
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    """Serve runs on asyncio."""
+    return "asyncio"
+
+
+@pytest.fixture
+def fake() -> FakeClient:
+    """The cluster behind the door; tests set it up before they call."""
+    return FakeClient()
+
+
+@pytest.fixture
+async def http(fake: FakeClient) -> AsyncIterator[AsyncTestClient[Litestar]]:
+    """A client of the application, in process."""
+    gateway = make_gateway(fake, max_body_bytes=4096, max_n=4, max_num_prompts=3, max_logprobs=5, request_timeout=5.0)
+    async with AsyncTestClient(build_web_app(gateway)) as client:
+        yield client
+
+
+class Server(uvicorn.Server):
+    """Uvicorn on a thread, at a port that the system picks."""
+
+    def __init__(self, fake: FakeClient) -> None:
+        app: Any = build_web_app(make_gateway(fake, max_body_bytes=4096))
+        super().__init__(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="error", lifespan="on"))
+        self.fake = fake
+
+    @property
+    def port(self) -> int:
+        """Where it listens."""
+        return int(self.servers[0].sockets[0].getsockname()[1])
+
+
+@pytest.fixture
+def server(fake: FakeClient) -> Iterator[Server]:
+    """A running server."""
+    server = Server(fake)
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        thread.join(0.01)
+    yield server
+    server.should_exit = True
+    server.force_exit = True
+    thread.join(5)

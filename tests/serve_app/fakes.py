@@ -1,0 +1,140 @@
+"""A cluster for the door's tests: a toy model that recites a text, behind the same seam as the real one."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from actors.config import Role
+from actors.engine.errors import OverloadedError
+from actors.engine.request import Delta, EngineStats, FinishReason, Request, TokenLogprobs
+from actors.status import ClusterStats, WorkerInfo, WorkerStatus
+from cluster.config import LimitsConfig
+from serve_app.gateway import Gateway
+from serve_app.tokenizer import FastTokenizer
+
+MODEL = "toy"
+TEXT = " The ship went down the river at night, and nobody saw it. “Où est l’été?” they said — 日本 🙂. The end."
+MAX_MODEL_LEN = 256
+EOS = "<eos>"
+
+
+def make_tokenizer() -> FastTokenizer:
+    """A byte-level BPE of few merges, so that characters and words spread over tokens."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=290,
+        special_tokens=[EOS],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator([TEXT], trainer)
+    return FastTokenizer(tokenizer)
+
+
+TOKENIZER = make_tokenizer()
+VOCAB_SIZE = 290
+
+
+@dataclass
+class FakeClient:
+    """Recites ``text``, ``num_per_step`` tokens a step, all but the last of a step drafted.
+
+    Attributes:
+        pause: seconds before each step.
+        is_overloaded, error: refuse each request; fail after the first step.
+        running, taken_back: ids of requests that run now, and of those whose caller went away.
+    """
+
+    text: str = TEXT
+    num_per_step: int = 4
+    pause: float = 0.0
+    is_ready: bool = True
+    is_overloaded: bool = False
+    error: str = ""
+    requests: list[Request] = field(default_factory=list)
+    running: set[str] = field(default_factory=set)
+    taken_back: list[str] = field(default_factory=list)
+    is_closed: bool = False
+
+    async def generate(self, request: Request, model: str) -> AsyncIterator[Delta]:
+        """See :class:`serve_app.client.GenerationClient`."""
+        if self.is_overloaded:
+            raise OverloadedError("too many requests in flight, the limit is 2", limit="2")
+        self.requests.append(request)
+        self.running.add(request.request_id)
+        is_finished = False
+        try:
+            async for delta in self._deltas(request):
+                is_finished = delta.finish_reason is not None
+                yield delta
+        finally:
+            self.running.discard(request.request_id)
+            if not is_finished:
+                self.taken_back.append(request.request_id)
+
+    async def stats(self) -> ClusterStats:
+        """See :class:`serve_app.client.GenerationClient`."""
+        workers = (_worker("target"), _worker("draft")) if self.is_ready else ()
+        return ClusterStats(
+            workers=workers,
+            num_drafts=10,
+            num_draft_tokens=40,
+            num_accepted_tokens=30,
+            num_accepted_tokens_per_pos=(10, 9, 7, 4),
+            num_generated_tokens=50,
+        )
+
+    async def close(self) -> None:
+        """See :class:`serve_app.client.GenerationClient`."""
+        self.is_closed = True
+
+    async def _deltas(self, request: Request) -> AsyncIterator[Delta]:
+        params = request.params
+        ids = TOKENIZER.encode(self.text)
+        ends_by_itself = len(ids) <= params.max_new_tokens
+        ids = ids[: params.max_new_tokens]
+        for start in range(0, len(ids), self.num_per_step):
+            await asyncio.sleep(self.pause)
+            if self.error and start:
+                yield Delta(request_id=request.request_id, start=start, finish_reason=FinishReason.ERROR, error=self.error)
+                return
+            step = tuple(ids[start : start + self.num_per_step])
+            is_last = start + len(step) == len(ids)
+            reason = FinishReason.STOP if ends_by_itself else FinishReason.LENGTH
+            is_drafted = params.num_assistant_tokens != 0
+            yield Delta(
+                request_id=request.request_id,
+                start=start,
+                token_ids=step,
+                num_drafted=self.num_per_step if is_drafted else 0,
+                num_accepted=len(step) - 1 if is_drafted else 0,
+                logprobs=_logprobs(step) if params.logprobs is not None else None,
+                finish_reason=reason if is_last else None,
+            )
+
+
+def make_gateway(client: FakeClient | None = None, **limits: float) -> Gateway:
+    """A gateway onto a fake cluster."""
+    return Gateway(
+        client or FakeClient(),
+        TOKENIZER,
+        name=MODEL,
+        limits=LimitsConfig(**limits),  # type: ignore[arg-type]
+        defaults={"eos_token_id": 0},
+    )
+
+
+def _logprobs(token_ids: Sequence[int]) -> tuple[TokenLogprobs, ...]:
+    return tuple(TokenLogprobs(-0.5, ((token_id, -0.5), (1, -2.0))) for token_id in token_ids)
+
+
+def _worker(role: Role) -> WorkerStatus:
+    info = WorkerInfo(
+        worker_id=f"{role}-0", role=role, pool=MODEL, model="toy", max_model_len=MAX_MODEL_LEN, vocab_size=VOCAB_SIZE
+    )
+    stats = EngineStats(num_running=1, num_waiting=2, num_blocks=10, num_free_blocks=4, num_prompt_tokens=7)
+    return WorkerStatus(info=info, stats=stats)
