@@ -91,12 +91,16 @@ class Router:
             case _:
                 logger.warning("router: no use for a %s", type(message).__name__)
 
-    def tick(self) -> None:
-        """Look after what nobody reports: silent workers and clients, and requests that wait for a target."""
+    def tick(self) -> list[str]:
+        """Look after what nobody reports: silent workers and clients, and requests that wait for a target.
+
+        Returns the clients that are given up.
+        """
         now = self._clock()
         for worker_id in self._registry.silent():
             self.worker_gone(worker_id, error=f"no report for {self._config.worker_timeout:g} s")
-        for client_id in [i for i, seen in self._clients.items() if now - seen > CLIENT_TIMEOUT]:
+        lost_clients = [i for i, seen in self._clients.items() if now - seen > CLIENT_TIMEOUT]
+        for client_id in lost_clients:
             del self._clients[client_id]
             for request_id in [e.request_id for e in self._placement if e.client_id == client_id]:
                 self._cancel(request_id)
@@ -107,6 +111,7 @@ class Router:
                     self._refuse(self._unknown_model(entry.request_id, entry.model))
             elif now - entry.waiting_since > MAX_WAIT:
                 self._fail(entry, f"no target for {entry.model!r} has come up within {MAX_WAIT:g} s {entry.last_error}")
+        return lost_clients
 
     def client_alive(self, client_id: str, request_ids: Iterable[str]) -> list[str]:
         """Note a client's sign of life. Returns those of its requests that the router does not know."""

@@ -4,6 +4,7 @@ import logging
 import queue
 import threading
 import time
+from collections.abc import Callable
 from typing import Protocol
 
 from actors.messages import Message, Stop
@@ -36,12 +37,14 @@ class Loop(Protocol):
 class Worker:
     """Drives a loop on its own thread: drain the inbox, run once, sleep on the inbox while nothing is ready.
 
-    A second thread repeats the last report while a forward takes long, up to :data:`MAX_STEP_TIME`.
+    A second thread repeats the last report while a forward takes long, up to :data:`MAX_STEP_TIME`. ``on_error`` is
+    called when the loop ends with an error.
     """
 
-    def __init__(self, loop: Loop, interval: float) -> None:
+    def __init__(self, loop: Loop, interval: float, on_error: Callable[[], None]) -> None:
         self._loop = loop
         self._interval = interval
+        self._on_error = on_error
         self._inbox: queue.SimpleQueue[Message] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._beat = threading.Thread(target=self._repeat_reports, name="beat", daemon=True)
@@ -74,6 +77,7 @@ class Worker:
                 self._loop.run_once()
         except Exception:
             logger.exception("the engine thread has ended with an error")
+            self._on_error()
         finally:
             self.ended.set()
 

@@ -3,7 +3,7 @@
 import asyncio
 import queue
 import threading
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Generator, Iterator
 from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
@@ -33,7 +33,7 @@ class BackgroundLoop:
         results.extend(self.iterate(produce))
         return results[0]
 
-    def iterate(self, produce: Callable[[Callable[[T], None]], Coroutine[Any, Any, None]]) -> Iterator[T]:
+    def iterate(self, produce: Callable[[Callable[[T], None]], Coroutine[Any, Any, None]]) -> Generator[T, None, None]:
         """Run ``produce(emit)`` on the loop and yield here what it emits; then raise its error, if it had one.
 
         Ending the iteration early cancels the coroutine and waits for its clean-up.

@@ -15,13 +15,13 @@ from transformers import GenerationConfig
 from actors.engine.errors import RequestError
 from actors.engine.params import GenerationParams
 from actors.engine.request import Request
-from cluster.generation import PARAM_FIELDS, resolve_params, sequence_seed
+from cluster.generation import KNOWN_FIELDS, resolve_params, sequence_seed
 from cluster.inputs import PromptBatch, prompt_batch
 
 logger = logging.getLogger(__name__)
 
-# Keyword arguments of models' forward passes that would change the result; named so that the refusal can be clear.
-UNSERVED_INPUTS = {
+# Keyword arguments outside of GenerationConfig that would change the result, each with its mode's name.
+UNSERVED_KWARGS = {
     "inputs_embeds": "generation from embeddings",
     "past_key_values": "continuing from a cache",
     "position_ids": "position ids of the caller's own",
@@ -29,11 +29,10 @@ UNSERVED_INPUTS = {
     "encoder_outputs": "encoder-decoder generation",
     "pixel_values": "image input",
     "input_features": "audio input",
+    "logprobs": "log-probabilities as an output of generate",
 }
 # Accepted and without effect: the cluster has its own tokenizer for stop strings.
 IGNORED_KWARGS = frozenset({"tokenizer", "trust_remote_code"})
-# Fields of the cluster's own that a call may give besides those of GenerationConfig.
-OWN_FIELDS = PARAM_FIELDS - {"seed", "logprobs"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,14 +90,13 @@ def prepare_call(
         input_ids, attention_mask, pad_token_id=pad_token_id, eos_token_ids=eos_token_ids, vocab_size=vocab_size
     )
     _warn_of_lengths(config)
-    params = resolve_params({}, fields, num_prompt_tokens=prompts.width)
-    num_copies = config.num_return_sequences or 1
-    if params.do_sample and seed is None:
+    if seed is None and config.do_sample is True:
         seed = int(torch.randint(0, 2**63 - 1, (1,)))
     if seed is not None:
-        params = resolve_params({}, {**fields, "seed": seed}, num_prompt_tokens=prompts.width)
+        fields["seed"] = seed
+    params = resolve_params({}, fields, num_prompt_tokens=prompts.width)
     return GenerateCall(
-        prompts=prompts.expand(num_copies),
+        prompts=prompts.expand(config.num_return_sequences or 1),
         params=params,
         seed=seed if params.do_sample else None,
         pad_token_id=pad_token_id if pad_token_id is not None else 0,
@@ -121,24 +119,18 @@ def _bos(config: GenerationConfig) -> torch.Tensor:
 def _merge(
     given: GenerationConfig | None, defaults: GenerationConfig, arguments: Mapping[str, Any]
 ) -> tuple[GenerationConfig, dict[str, Any]]:
-    """transformers' own merge, for its checks and warnings, and the fields that are set, for the cluster.
+    """Merge as transformers does, with its checks and warnings; return also the fields that were set by anyone.
 
     Arguments lie over ``given``, which lies over ``defaults``; an argument that is None switches a field off.
     """
     config = copy.deepcopy(given) if given is not None else GenerationConfig()
     config.update(**defaults.to_dict(), defaults_only=True, allow_custom_entries=True)
-    rest = config.update(**arguments)
-    for name, mode in UNSERVED_INPUTS.items():
-        if rest.get(name) is not None:
+    rest = {name: value for name, value in config.update(**arguments).items() if value is not None}
+    for name, mode in UNSERVED_KWARGS.items():
+        if name in rest:
             raise NotImplementedError(f"{mode} ({name}) is not served yet")
-    fields = {name: value for name, value in config.to_dict().items() if value is not None}
-    known = set(GenerationConfig().to_dict())
-    fields = {name: value for name, value in fields.items() if name in known}
-    fields.update({name: arguments[name] for name in arguments if name not in rest})
-    fields.update({name: value for name, value in rest.items() if value is not None})
-    for name in rest:
-        if name not in OWN_FIELDS and rest[name] is not None:
-            resolve_params({}, {name: rest[name]})
+    fields = {name: value for name, value in config.to_dict().items() if value is not None and name in KNOWN_FIELDS}
+    fields |= {name: value for name, value in arguments.items() if name in KNOWN_FIELDS or name in rest}
     return config, fields
 
 

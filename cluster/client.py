@@ -1,10 +1,14 @@
 """What the Python face needs of a running cluster. ``RouterClient`` fulfils it on Ray; tests put a fake there."""
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Protocol
 
 from actors.engine.request import Delta, Request
 from actors.status import ClusterStats
+
+Emit = Callable[[tuple[int, Delta]], None]
+"""Takes a delta and the index of the request that it belongs to."""
 
 
 class GenerationClient(Protocol):
@@ -21,3 +25,23 @@ class GenerationClient(Protocol):
 
     async def close(self) -> None:
         """Leave the cluster. What still runs is taken back."""
+
+
+async def run_requests(
+    client: GenerationClient, requests: Iterable[Request], model: str, max_num_requests: int, emit: Emit
+) -> None:
+    """Run requests side by side, at most ``max_num_requests`` at once; the first error ends them all and is raised."""
+    slots = asyncio.Semaphore(max_num_requests)
+
+    async def run(index: int, request: Request) -> None:
+        async with slots:
+            async for delta in client.generate(request, model):
+                emit((index, delta))
+
+    tasks = [asyncio.create_task(run(index, request)) for index, request in enumerate(requests)]
+    try:
+        await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

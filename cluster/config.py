@@ -71,6 +71,8 @@ class ClusterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         """Build from plain data. An empty mapping is the demo. Raises ConfigError naming the field."""
         if not data:
             return cls.demo()
+        if not isinstance(data, Mapping):
+            raise ConfigError(f"cluster config: a mapping is needed, but it is {type(data).__name__}")
         try:
             return msgspec.convert(dict(data), cls)
         except msgspec.ValidationError as error:

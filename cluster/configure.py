@@ -9,7 +9,7 @@ import msgspec
 from actors.config import RouterConfig, WorkerConfig
 from actors.engine.config import EngineConfig, ModelConfig
 from actors.engine.errors import ConfigError
-from cluster.config import ClusterConfig, PoolConfig
+from cluster.config import ClusterConfig
 
 DEMO = "demo"
 DEMO_DRAFT = "demo-draft"
@@ -89,9 +89,7 @@ def configure(
             "name": model,
             "target": {"worker": target, "replicas": target_replicas},
             "draft": None if draft is None else {"worker": draft, "replicas": num_drafts},
-            "router": RouterConfig()
-            if num_assistant_tokens is None
-            else {"num_assistant_tokens": num_assistant_tokens},
+            "router": RouterConfig(num_assistant_tokens=num_assistant_tokens),
         }
     )
 
@@ -179,6 +177,3 @@ def _num_visible_gpus() -> int:
 
 def _num_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-__all__ = ["DEMO", "PoolConfig", "configure", "share_gpus"]

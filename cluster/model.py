@@ -1,7 +1,5 @@
 """The cluster behind the face of a transformers model: ``generate`` with its signature and its results."""
 
-import asyncio
-import logging
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import closing
 from functools import cached_property
@@ -13,19 +11,15 @@ import torch
 from transformers import GenerationConfig, PretrainedConfig, PreTrainedTokenizerBase
 
 from actors.engine.config import EngineConfig
-from actors.engine.request import Delta, Request
 from actors.status import ClusterStats
 from cluster.background import BackgroundLoop
-from cluster.calls import GenerateCall, prepare_call
-from cluster.client import GenerationClient
+from cluster.calls import prepare_call
+from cluster.client import Emit, GenerationClient, run_requests
 from cluster.config import ClusterConfig
 from cluster.configure import configure
 from cluster.outputs import ClusterGenerateOutput, EmittedRows, pad_rows
 from cluster.pretrained import load_generation_config, load_model_config
-from cluster.streaming import StreamFeed, Streamer
-from cluster.tokenization import load_tokenizer
-
-logger = logging.getLogger(__name__)
+from cluster.streaming import Streamer, StreamFeed
 
 
 class RunningCluster(Protocol):
@@ -96,7 +90,7 @@ class ClusterModel:
         Args:
             model: a path, a hub id, or ``demo`` (the embedded pair).
             assistant_model: the draft; ``demo`` brings its own. Without one the target decodes alone.
-            quantization: ``none``, ``nf4``, ``fp4`` or ``int8``; None takes the checkpoint as it is, and ``demo`` as NF4.
+            quantization: ``none``, ``nf4``, ``fp4`` or ``int8``; None is the checkpoint as it is, ``demo`` as NF4.
             assistant_quantization: the same for the draft.
             quantization_config: a ``transformers.BitsAndBytesConfig`` in place of ``quantization``.
             assistant_quantization_config: the same for the draft.
@@ -189,7 +183,9 @@ class ClusterModel:
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The target's tokenizer, padding on the left."""
-        tokenizer = load_tokenizer(self.cluster_config.target.worker.model)
+        from cluster.tokenization import load_tokenizer
+
+        tokenizer: PreTrainedTokenizerBase = load_tokenizer(self.cluster_config.target.worker.model)
         tokenizer.padding_side = "left"
         return tokenizer
 
@@ -264,7 +260,12 @@ class ClusterModel:
         if feed is not None:
             feed.begin(call.prompts.input_ids)
         emitted = EmittedRows(len(call.prompts.rows))
-        with closing(self._loop.iterate(lambda emit: _run(client, call, self.cluster_config.name, emit))) as deltas:
+        config = self.cluster_config
+
+        async def produce(emit: Emit) -> None:
+            await run_requests(client, call.requests(), config.name, config.router.max_num_requests, emit)
+
+        with closing(self._loop.iterate(produce)) as deltas:
             for index, delta in deltas:
                 emitted.add(index, delta)
                 if feed is not None:
@@ -313,31 +314,5 @@ async def _awaited(awaitable: Awaitable[GenerationClient]) -> GenerationClient:
 async def _connect_router() -> GenerationClient:
     from actors.router_client import RouterClient
 
-    return await RouterClient.connect()
-
-
-async def _run(
-    client: GenerationClient, call: GenerateCall, model: str, emit: Callable[[tuple[int, Delta]], None]
-) -> None:
-    """Run all rows of a call side by side. The first error ends them all and is raised as it is."""
-    tasks = [
-        asyncio.ensure_future(_run_row(client, request, model, index, emit))
-        for index, request in enumerate(call.requests())
-    ]
-    try:
-        await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-
-async def _run_row(
-    client: GenerationClient,
-    request: Request,
-    model: str,
-    index: int,
-    emit: Callable[[tuple[int, Delta]], None],
-) -> None:
-    async for delta in client.generate(request, model):
-        emit((index, delta))
+    client: GenerationClient = await RouterClient.connect()
+    return client

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedConfig, PreTrainedModel
-from transformers.quantizers import HfQuantizer
+from transformers.quantizers.base import HfQuantizer
 
 from actors.engine.errors import ConfigError
 from actors.engine.quantization import check_stored_shapes, keep_unfit_layers, make_quantizer
@@ -39,7 +39,8 @@ class Blueprint:
     @property
     def num_embeddings(self) -> int:
         """Token ids that the model knows."""
-        return int(self.model.get_input_embeddings().weight.shape[0])
+        weight: torch.Tensor = self.model.get_input_embeddings().weight  # type: ignore[assignment]
+        return int(weight.shape[0])
 
 
 def draw_blueprint(
@@ -103,7 +104,9 @@ def _empty_model(name: str, config: PreTrainedConfig, dtype: torch.dtype, attent
     extra: dict[str, Any] = {} if attention is None else {"attn_implementation": attention}
     try:
         with torch.device("meta"):
-            model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False, **extra)
+            model: PreTrainedModel = AutoModelForCausalLM.from_config(
+                config, dtype=dtype, trust_remote_code=False, **extra
+            )
     except (ValueError, ImportError) as error:
         if attention is not None:
             raise ConfigError(f"model {name!r}: attn_implementation {attention!r}: {error}") from error

@@ -42,7 +42,11 @@ class CachedRunner:
         ids = list(span.token_ids)
         if span.start == 0:
             self._caches.pop(span.key, None)
-            return self._call(span.key, ids)[:, -span.num_logits :][0] if span.num_logits else self._call(span.key, ids)[0, :0]
+            return (
+                self._call(span.key, ids)[:, -span.num_logits :][0]
+                if span.num_logits
+                else self._call(span.key, ids)[0, :0]
+            )
         rows = [self._call(span.key, [token])[0] for token in ids]
         return torch.cat(rows)[len(ids) - span.num_logits :]
 

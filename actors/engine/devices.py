@@ -56,5 +56,5 @@ def _execution_device(layer: nn.Module) -> torch.device:
                 return torch.device("cuda", device) if isinstance(device, int) else torch.device(device)
         for parameter in module.parameters(recurse=False):
             if parameter.device.type != "meta":
-                return parameter.device
+                return torch.device(parameter.device)
     return torch.device("cpu")

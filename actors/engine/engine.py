@@ -5,10 +5,12 @@ It knows token ids, not text, actors or clients. A step reads: schedule, forward
 
 import logging
 import time
-from collections.abc import Callable, Sequence as Seq
+from collections.abc import Callable
+from collections.abc import Sequence as Seq
 
 import torch
 
+from actors.engine.admission import check_request
 from actors.engine.blocks import BlockPool
 from actors.engine.config import EngineConfig
 from actors.engine.counters import Counters
@@ -16,11 +18,12 @@ from actors.engine.errors import OverloadedError, RequestError
 from actors.engine.loaded import LoadedModel
 from actors.engine.request import Delta, EngineStats, FinishReason, Request, TokenLogprobs
 from actors.engine.runner import build_runner
-from actors.engine.sampler import SampleRow, SamplerState, sample
+from actors.engine.sampler import SamplerState, sample
 from actors.engine.scheduler import Scheduled, Scheduler
 from actors.engine.sequence import Sequence, Status
 from actors.engine.stopping import StopState
 from actors.engine.validation import check_params
+from actors.engine.verify import accept, sample_rows
 
 logger = logging.getLogger(__name__)
 
@@ -55,8 +58,6 @@ class Engine:
         self._sequences: dict[str, Sequence] = {}
         self._ended: list[Delta] = []  # deltas of sequences that end without a forward
         self._counters = Counters()
-
-    # ------------------------------------------------------------------------------------------------- target sequences
 
     def add(self, request: Request) -> None:
         """See :class:`TokenEngine`. Raises OverloadedError where the queue is full."""
@@ -110,8 +111,6 @@ class Engine:
             self._scheduler.remove(sequence)
             self._forget_dropped()
 
-    # -------------------------------------------------------------------------------------------------- draft sequences
-
     def open(self, request: Request) -> None:
         """See :class:`TokenEngine`."""
         self.abort(request.request_id)
@@ -142,8 +141,6 @@ class Engine:
                 self._scheduler.park(sequence)
             self._ended.append(Delta(request_id=request_id, start=sequence.num_emitted_tokens))
 
-    # ------------------------------------------------------------------------------------------------------------ steps
-
     def has_work(self) -> bool:
         """See :class:`TokenEngine`."""
         return bool(self._ended) or self._scheduler.has_work()
@@ -171,9 +168,7 @@ class Engine:
             if error is not None:
                 deltas.append(self._fail(item.sequence, error))
             else:
-                delta = self._advance(
-                    item, [sampled.token_ids[i] for i in rows], [sampled.logprobs[i] for i in rows]
-                )
+                delta = self._advance(item, [sampled.token_ids[i] for i in rows], [sampled.logprobs[i] for i in rows])
                 deltas += [delta] if delta is not None else []
             row += item.span.num_logits
         self._counters.num_steps += 1
@@ -210,34 +205,11 @@ class Engine:
         self._scheduler.check_integrity()
         assert {s.request_id for s in self._scheduler.sequences()} == set(self._sequences), "a sequence is lost"
 
-    # --------------------------------------------------------------------------------------------------------- its parts
-
     def _begin(self, request: Request, *, is_draft: bool) -> Sequence:
         """Check a request and make its sequence."""
         params = request.params
         check_params(params, self.vocab_size, has_tokenizer=self._loaded.tokenizer is not None)
-        ids = (*request.prompt_token_ids, *request.emitted_token_ids)
-        if not request.prompt_token_ids:
-            raise RequestError("prompt: at least one token is needed, but it is empty", field="prompt", limit="1")
-        foreign = next((token for token in ids if not 0 <= token < self.vocab_size), None)
-        if foreign is not None:
-            raise RequestError(
-                f"prompt: token id {foreign} is outside of the vocabulary (0 to {self.vocab_size - 1})",
-                field="prompt",
-                limit=str(self.vocab_size - 1),
-            )
-        longest = min(self.max_model_len, self._capacity)
-        if len(ids) >= longest:
-            raise RequestError(
-                f"prompt: {len(ids)} tokens leave no room in a context of {longest}", field="prompt", limit=str(longest)
-            )
-        if min(len(request.prompt_token_ids) + params.max_new_tokens, self.max_model_len) > self._capacity:
-            raise RequestError(
-                f"max_new_tokens: {len(request.prompt_token_ids)} prompt tokens and {params.max_new_tokens} new ones do "
-                f"not fit the KV cache, which holds {self._capacity}",
-                field="max_new_tokens",
-                limit=str(self._capacity - len(request.prompt_token_ids)),
-            )
+        check_request(request, vocab_size=self.vocab_size, max_model_len=self.max_model_len, capacity=self._capacity)
         stopping = StopState.build(
             params, len(request.prompt_token_ids), self.max_model_len, self._loaded.tokenizer, started=self._clock()
         )
@@ -266,18 +238,8 @@ class Engine:
             sequence.num_computed_tokens = span.end
             self._scheduler.publish(sequence)
             return None
-        drafts, sequence.drafts = sequence.drafts, []
-        first = sequence.num_tokens
-        now = self._clock()
-        num_accepted = 0
-        reason: FinishReason | None = None
-        for position, token in enumerate(token_ids):
-            sequence.token_ids.append(token)
-            reason = sequence.stopping.check(sequence.token_ids, sequence.num_tokens, now)
-            is_accepted = position < len(drafts) and drafts[position] == token
-            num_accepted += is_accepted
-            if not is_accepted or reason is not None:
-                break
+        first, num_drafted = sequence.num_tokens, len(sequence.drafts)
+        num_accepted, reason = accept(sequence, token_ids, self._clock())
         sequence.num_computed_tokens = first + num_accepted
         num_new = sequence.num_tokens - first
         self._counters.num_generated_tokens += num_new
@@ -285,14 +247,14 @@ class Engine:
             return self._park_at_goal(sequence, reason)
         sequence.num_final_tokens = sequence.num_tokens
         self._scheduler.publish(sequence)
-        self._counters.count_check(len(drafts), num_accepted)
+        self._counters.count_check(num_drafted, num_accepted)
         if reason is not None:
             self._end(sequence)
         return Delta(
             request_id=sequence.request_id,
             start=first - sequence.num_prompt_tokens,
             token_ids=tuple(sequence.token_ids[first:]),
-            num_drafted=len(drafts),
+            num_drafted=num_drafted,
             num_accepted=num_accepted,
             logprobs=_asked(logprobs[:num_new]),
             finish_reason=reason,
@@ -332,16 +294,6 @@ class Engine:
         for key in self._scheduler.dropped_keys:
             self._runner.forget(key)
         self._scheduler.dropped_keys.clear()
-
-
-def sample_rows(item: Scheduled) -> list[SampleRow]:
-    """The positions of one scheduled sequence that are to be decided, each with the ids before it."""
-    sequence = item.sequence
-    if item.span.num_logits == 0:
-        return []
-    prefix = [*sequence.token_ids, *sequence.drafts] if sequence.drafts else sequence.token_ids
-    first = sequence.num_tokens
-    return [SampleRow(sequence.sampler, prefix, first + offset) for offset in range(item.span.num_logits)]
 
 
 def _asked(logprobs: list[TokenLogprobs | None]) -> tuple[TokenLogprobs, ...] | None:

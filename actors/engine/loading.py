@@ -1,6 +1,5 @@
 """Loads a model onto its devices: find, check, plan, and only then take memory."""
 
-import dataclasses
 import logging
 import shutil
 import tempfile
@@ -22,7 +21,7 @@ from transformers import (
 from actors.engine.blueprint import Blueprint, draw_blueprint
 from actors.engine.catalog import Checkpoint, check_weights, fetch_weights, find_checkpoint
 from actors.engine.config import DEVICE_MAPS, EngineConfig, ModelConfig
-from actors.engine.devices import OFFLOADED, Device, execution_devices, parse_device
+from actors.engine.devices import OFFLOADED, Device, execution_devices, main_device, parse_device
 from actors.engine.errors import ConfigError, DoesNotFitError
 from actors.engine.loaded import LoadedModel
 from actors.engine.memory import (
@@ -34,7 +33,7 @@ from actors.engine.memory import (
     usable_memory,
 )
 from actors.engine.placement import Placement, place
-from actors.engine.quantization import asked_quantization, check_devices, check_stored
+from actors.engine.quantization import asked_quantization, check_devices, check_stored, override_compute_dtype
 from actors.engine.tokenizer import check_vocabulary, load_tokenizer
 
 logger = logging.getLogger(__name__)
@@ -78,9 +77,7 @@ def load_model(
     context = context_length(text_config, engine)
     num_reserved = reserved_blocks(engine, context, sum(kv_bytes), usable) * engine.block_size
     is_offload_wanted = config.offload_folder is not None
-    placement = place(
-        blueprint, config.device_map, usable, kv_bytes, num_reserved, can_use_disk=is_offload_wanted
-    )
+    placement = place(blueprint, config.device_map, usable, kv_bytes, num_reserved, can_use_disk=is_offload_wanted)
     _check_quantized_map(blueprint, placement)
     num_blocks, note = plan_blocks(engine, context, placement.loads)
     notes = [*blueprint.notes, *([note] if note else []), *_offload_notes(placement)]
@@ -128,7 +125,10 @@ def read_generation_config(
         own = GenerationConfig.from_pretrained(str(checkpoint.folder))
     else:
         own = GenerationConfig.from_model_config(model_config)
-    unknown = own.update(**(overrides or {})) if overrides else {}
+    try:
+        unknown = own.update(**(overrides or {}))
+    except ValueError as error:
+        raise ConfigError(f"generation: {error}") from error
     if unknown:
         raise ConfigError(f"generation: GenerationConfig has no field {', '.join(sorted(unknown))}")
     return own
@@ -136,13 +136,15 @@ def read_generation_config(
 
 def choose_dtype(config: ModelConfig, checkpoint: Checkpoint, model_config: PreTrainedConfig) -> torch.dtype:
     """Return the dtype asked for, else the one config.json names, else the one weights on disk have, else float32."""
+    dtype: torch.dtype
     if config.dtype != "auto":
-        dtype: torch.dtype = getattr(torch, config.dtype)
+        dtype = getattr(torch, config.dtype)
         return dtype
     for candidate in (model_config, model_config.get_text_config()):
         named = getattr(candidate, "dtype", None)
         if named is not None:
-            return getattr(torch, named) if isinstance(named, str) else named
+            dtype = getattr(torch, named) if isinstance(named, str) else named
+            return dtype
     file = checkpoint.folder / checkpoint.weight_files()[0]
     if file.is_file():
         with safe_open(str(file), framework="pt") as weights:
@@ -160,6 +162,7 @@ def _draw(
 ) -> Blueprint:
     asked = asked_quantization(config, dtype)
     check_stored(config.model, checkpoint.read_config().get("quantization_config"), asked)
+    override_compute_dtype(getattr(model_config, "quantization_config", None), config)
     attention = None if config.attn_implementation == PAGED else config.attn_implementation
     return draw_blueprint(
         config.model,
@@ -186,9 +189,8 @@ def _check_quantized_map(blueprint: Blueprint, placement: Placement) -> None:
 
 
 def _offload_notes(placement: Placement) -> list[str]:
-    offloaded = sorted({str(device) for device in placement.devices if device in OFFLOADED})
-    if "disk" not in offloaded and len(placement.devices) == 1:
-        return []
+    main = main_device(placement.devices)
+    offloaded = sorted(str(device) for device in placement.devices if device in OFFLOADED and device != main)
     return [f"layers on {' and '.join(offloaded)} are brought in for every step, which is slow"] if offloaded else []
 
 
@@ -205,7 +207,7 @@ def _materialize(
     if folder is None and "disk" in placement.devices:
         folder = tempfile.mkdtemp(prefix="slipstream-offload-")
     quantization = blueprint.quantization
-    if quantization is not None and len(placement.devices) > 1:
+    if quantization is not None and len(placement.devices) > 1 and not placement.devices.isdisjoint(OFFLOADED):
         quantization.llm_int8_enable_fp32_cpu_offload = True
     extra: dict[str, Any] = {}
     if config.attn_implementation != PAGED:
@@ -226,4 +228,4 @@ def _materialize(
         raise DoesNotFitError(f"model {config.model!r}: memory ran out while weights were read: {error}") from error
     if folder is not None and config.offload_folder is None:
         weakref.finalize(model, shutil.rmtree, folder, ignore_errors=True)
-    return model.eval()
+    return model

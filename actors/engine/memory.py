@@ -189,8 +189,9 @@ def plan_blocks(engine: EngineConfig, context: int, loads: Mapping[Device, Devic
     _check_fit(engine, loads, max(num_blocks, least))
     if num_blocks < least:
         raise DoesNotFitError(
-            f"the KV cache has room for {num_blocks * engine.block_size} tokens, but one sequence of "
-            f"max_model_len takes {context}; lower max_model_len, or raise kv_cache_memory or max_memory"
+            f"the KV cache has room for {num_blocks * engine.block_size} tokens, but at least "
+            f"{min(context, least * engine.block_size)} are needed; lower max_model_len, or raise kv_cache_memory "
+            "or max_memory"
         )
     if num_blocks < one_sequence:
         tokens = num_blocks * engine.block_size
@@ -212,9 +213,9 @@ def _check_fit(engine: EngineConfig, loads: Mapping[Device, DeviceLoad], num_blo
         cache = num_blocks * engine.block_size * load.kv_bytes
         if load.weights + cache > load.usable:
             raise DoesNotFitError(
-                f"{device_names([device])}: weights of {format_size(load.weights)} and a KV cache of {format_size(cache)} "
-                f"({num_blocks * engine.block_size} tokens) are needed, but {format_size(load.usable)} may be used. "
+                f"{device_names([device])}: weights of {format_size(load.weights)} and a KV cache of "
+                f"{format_size(cache)} ({num_blocks * engine.block_size} tokens) are needed, but "
+                f"{format_size(load.usable)} may be used. "
                 "Lower num_blocks, kv_cache_memory or max_model_len, quantize (nf4), raise max_memory, "
                 "or give device_map more devices"
             )
-

@@ -72,9 +72,11 @@ def place(
         placed = {"": parse_device(device_map)}
     if len(set(placed.values())) == 1 and "disk" not in placed.values():
         placed = {"": next(iter(placed.values()))}
-    missing = sorted(str(device) for device in set(placed.values()) - {*usable, "disk"})
+    missing = sorted(set(placed.values()) - {*usable, "disk"}, key=str)
     if missing:
-        raise ConfigError(f"device_map: there is no device {', '.join(missing)} here; there are {device_names(usable)}")
+        raise ConfigError(
+            f"device_map: there is no device {device_names(missing)} here; there are {device_names(usable)}"
+        )
     return Placement(device_map=placed, loads=_loads(blueprint, placed, usable, kv_bytes))
 
 
@@ -133,7 +135,7 @@ def _follow_strategy(
     total = sum(blueprint.sizes.values()) + sum(reserve)
     if not accelerators and (total <= usable["cpu"] or not can_use_disk):
         return {"": "cpu"}
-    main = main_device(usable if not accelerators else accelerators)
+    main = main_device(accelerators)
     elsewhere = 0  # bytes of KV cache on the main device for layers that are offloaded
     with _cache_on_layers(blueprint, reserve):
         for _ in range(len(reserve) + 1):
@@ -145,18 +147,18 @@ def _follow_strategy(
                 break
             elsewhere = offloaded
     if "disk" in placed.values() and not can_use_disk:
+        sizes = ", ".join(f"{device_names([device])} {format_size(size)}" for device, size in usable.items())
         raise DoesNotFitError(
             f"weights of {format_size(sum(blueprint.sizes.values()))} and a KV cache of {format_size(sum(reserve))} "
-            f"do not fit what may be used: {', '.join(f'{device_names([d])} {format_size(s)}' for d, s in usable.items())}. "
-            "Quantize (nf4), lower num_blocks or max_model_len, raise max_memory, add devices, "
-            "or set offload_folder to let layers go to disk"
+            f"do not fit what may be used: {sizes}. Quantize (nf4), lower num_blocks or max_model_len, raise "
+            "max_memory, add devices, or set offload_folder to let layers go to disk"
         )
     return placed
 
 
 def _infer(blueprint: Blueprint, strategy: str, budgets: Mapping[Device, int]) -> dict[str, Device]:
     model, quantizer = blueprint.model, blueprint.quantizer
-    no_split = model._no_split_modules
+    no_split = set(model._no_split_modules or ())
     memory: dict[Any, Any] = dict(budgets)
     if strategy != "sequential":
         is_low = strategy == "balanced_low_0"

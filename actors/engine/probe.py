@@ -5,7 +5,8 @@ path is compared with the model's own forward, for two packed sequences and for 
 does not pass is served through transformers' own cache.
 """
 
-from collections.abc import Mapping, Sequence as Seq
+from collections.abc import Mapping
+from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -79,7 +80,7 @@ def probe_layers(loaded: LoadedModel) -> dict[int, LayerSpec]:
     """
     config = loaded.config
     rope = getattr(config, "rope_parameters", None) or {}
-    kinds = {rope.get("rope_type")} | {v.get("rope_type") for v in rope.values() if isinstance(v, dict)}
+    kinds = {str(part.get("rope_type")) for part in (rope, *rope.values()) if isinstance(part, dict)}
     if kinds & BATCH_DEPENDENT_ROPE:
         raise UnsupportedModelError(f"rotary frequencies of type {', '.join(sorted(kinds & BATCH_DEPENDENT_ROPE))}")
     try:
@@ -116,7 +117,8 @@ def reference_logits(loaded: LoadedModel, ids: Seq[int]) -> torch.Tensor:
             )
     finally:
         loaded.model.set_attn_implementation(before)
-    return out.logits[0, -1].float().cpu()
+    logits: torch.Tensor = out.logits
+    return logits[0, -1].float().cpu()
 
 
 def check_paged(loaded: LoadedModel, layers: Mapping[int, LayerSpec]) -> None:

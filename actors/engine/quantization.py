@@ -15,7 +15,8 @@ import torch
 from torch import nn
 from transformers import BitsAndBytesConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
-from transformers.quantizers import AutoHfQuantizer, HfQuantizer
+from transformers.quantizers.auto import AutoHfQuantizer
+from transformers.quantizers.base import HfQuantizer
 from transformers.quantizers.quantizers_utils import should_convert_module
 
 from actors.engine.config import ModelConfig
@@ -89,6 +90,12 @@ def check_stored(name: str, stored: Mapping[str, Any] | None, asked: BitsAndByte
         )
 
 
+def override_compute_dtype(stored: Any, config: ModelConfig) -> None:
+    """Set the compute dtype of a checkpoint stored in 4 bit, in place, where the model configuration names one."""
+    if isinstance(stored, dict) and stored.get("load_in_4bit") and config.compute_dtype != "auto":
+        stored["bnb_4bit_compute_dtype"] = config.compute_dtype
+
+
 def _kind(fields: Mapping[str, Any]) -> str:
     """``int8``, ``nf4`` or ``fp4``."""
     is_4bit = bool(fields.get("load_in_4bit") or fields.get("_load_in_4bit"))
@@ -130,7 +137,7 @@ def make_quantizer(quantization: Any, *, is_stored: bool) -> HfQuantizer:
     """
     quiet_bitsandbytes()
     try:
-        quantizer = AutoHfQuantizer.from_config(quantization, pre_quantized=is_stored)
+        quantizer: HfQuantizer = AutoHfQuantizer.from_config(quantization, pre_quantized=is_stored)
         quantizer.validate_environment(device_map=None)
     except (ImportError, RuntimeError, ValueError, KeyError) as error:
         raise QuantizationError(f"quantization is not supported here: {error}") from error

@@ -164,7 +164,8 @@ class Scheduler:
         while not self._pool.can_grow(sequence.table, start + num_new):
             if not self._make_room(sequence, may_preempt=may_preempt):
                 return None
-        self._pool.grow(sequence.table, start + num_new, min(sequence.max_num_tokens, start + num_new + MAX_HOME_TOKENS))
+        expected = min(sequence.max_num_tokens, start + num_new + MAX_HOME_TOKENS)
+        self._pool.grow(sequence.table, start + num_new, expected)
         is_complete = start + num_new >= sequence.num_tokens
         return Scheduled(
             sequence,

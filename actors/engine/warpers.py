@@ -56,7 +56,11 @@ def keep_top_k(scores: Tensor, top_k: Mapping[int, int]) -> None:
 
 
 def keep_top_p(scores: Tensor, top_p: Mapping[int, float]) -> None:
-    """``TopPLogitsWarper``: drops the least probable tokens whose probabilities together are at most 1 - top_p."""
+    """``TopPLogitsWarper``: drops the least probable tokens whose probabilities together are at most 1 - top_p.
+
+    Of equal logits at the boundary the lower ids are dropped; transformers leaves that to an unstable sort, whose order
+    may depend on the shape of the batch.
+    """
 
     def warp(part: Tensor, column: Tensor) -> Tensor:
         ascending, order = torch.sort(part, dim=-1, stable=True)

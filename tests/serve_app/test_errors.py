@@ -39,7 +39,7 @@ BAD_COMPLETIONS: list[tuple[dict[str, Any], int, str, str]] = [
     ({"prompt": None}, 422, "prompt", "null"),
     ({"prompt": [1, "a"]}, 422, "prompt", "mix"),
     ({"prompt": [[1], "a"]}, 422, "prompt", "mix"),
-    ({"prompt": [True]}, 422, "prompt[...]", "bool"),
+    ({"prompt": [True]}, 422, "prompt[0]", "bool"),
     ({"prompt": [1, 290]}, 400, "prompt", "289"),
     ({"prompt": [-1]}, 400, "prompt", "vocabulary"),
     ({"prompt": [10**30]}, 400, "prompt", "vocabulary"),

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
+from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM
@@ -43,12 +44,12 @@ def tiny_engine(architecture: str = "llama", seed: int = 0, **config: object) ->
 def ragged_prompts(count: int, seed: int = 0, longest: int = 40) -> list[tuple[int, ...]]:
     """Prompts of different lengths, ids without the special ones."""
     source = random.Random(seed)
-    return [
-        tuple(source.randrange(4, VOCAB_SIZE) for _ in range(source.randint(1, longest))) for _ in range(count)
-    ]
+    return [tuple(source.randrange(4, VOCAB_SIZE) for _ in range(source.randint(1, longest))) for _ in range(count)]
 
 
-def requests(prompts: Sequence[tuple[int, ...]], params: GenerationParams | Sequence[GenerationParams]) -> list[Request]:
+def requests(
+    prompts: Sequence[tuple[int, ...]], params: GenerationParams | Sequence[GenerationParams]
+) -> list[Request]:
     """One request a prompt, named r0, r1, ..."""
     each = [params] * len(prompts) if isinstance(params, GenerationParams) else params
     return [
@@ -93,7 +94,7 @@ def tokens(deltas: dict[str, list[Delta]]) -> dict[str, list[int]]:
 
 def generate(architecture: str, prompt: Sequence[int], max_new_tokens: int, **kwargs: object) -> list[int]:
     """New ids by transformers' own greedy ``generate`` with eager attention, one prompt alone."""
-    model = tiny_loaded(architecture).model
+    model: Any = tiny_loaded(architecture).model
     before = model.config._attn_implementation
     model.set_attn_implementation("eager")
     try:
@@ -103,4 +104,4 @@ def generate(architecture: str, prompt: Sequence[int], max_new_tokens: int, **kw
         )
     finally:
         model.set_attn_implementation(before)
-    return out[0, len(prompt) :].tolist()
+    return [int(token) for token in out[0, len(prompt) :]]

@@ -26,9 +26,7 @@ def proposals(engine: Engine) -> dict[str, tuple[int, ...]]:
 def continuation(prompt: tuple[int, ...], count: int, num_prompt: int | None = None) -> tuple[int, ...]:
     """What a target emits behind ``prompt``, of which the first ``num_prompt`` ids are the prompt."""
     cut = len(prompt) if num_prompt is None else num_prompt
-    request = Request(
-        request_id="x", prompt_token_ids=prompt[:cut], emitted_token_ids=prompt[cut:], params=SAMPLED
-    )
+    request = Request(request_id="x", prompt_token_ids=prompt[:cut], emitted_token_ids=prompt[cut:], params=SAMPLED)
     return tuple(tokens_behind(request)[:count])
 
 

@@ -1,4 +1,4 @@
-"""Greedy tokens are those of transformers' ``generate``; sampled ones depend on seed and prompt alone (DESIGN, rule 2)."""
+"""Greedy tokens are those of ``generate``; sampled ones depend on seed and prompt alone (DESIGN, rule 2)."""
 
 import random
 from collections.abc import Sequence
@@ -93,8 +93,10 @@ def test_sampled_tokens_depend_on_the_seed_alone(architecture: str) -> None:
     assert tokens(run(tiny_engine(architecture), todo, noisy_drafter(alone, prompts))) == alone
     wrong: Drafter = lambda _, ids: [(ids[-1] + 1) % VOCAB_SIZE] * 4  # noqa: E731
     assert tokens(run(tiny_engine(architecture, num_blocks=30), todo, wrong)) == alone
-    other = [r.__class__(request_id=r.request_id, prompt_token_ids=r.prompt_token_ids, params=p) for r, p in
-             zip(todo, params[1:] + params[:1], strict=True)]
+    other = [
+        r.__class__(request_id=r.request_id, prompt_token_ids=r.prompt_token_ids, params=p)
+        for r, p in zip(todo, params[1:] + params[:1], strict=True)
+    ]
     assert tokens(run(tiny_engine(architecture), other)) != alone
 
 

@@ -1,0 +1,43 @@
+"""Checking drafted ids: which positions to decide, and how many of the decisions to keep (DESIGN, rule 2)."""
+
+from collections.abc import Sequence as Seq
+
+from actors.engine.request import FinishReason
+from actors.engine.sampler import SampleRow
+from actors.engine.scheduler import Scheduled
+from actors.engine.sequence import Sequence
+
+
+def sample_rows(item: Scheduled) -> list[SampleRow]:
+    """The positions of one scheduled sequence that are to be decided, each with the ids before it.
+
+    With k drafts these are k + 1: one behind the known ids, one behind each draft.
+    """
+    sequence = item.sequence
+    if item.span.num_logits == 0:
+        return []
+    prefix = [*sequence.token_ids, *sequence.drafts] if sequence.drafts else sequence.token_ids
+    return [SampleRow(sequence.sampler, prefix, sequence.num_tokens + offset) for offset in range(item.span.num_logits)]
+
+
+def accept(sequence: Sequence, token_ids: Seq[int], now: float) -> tuple[int, FinishReason | None]:
+    """Append the model's own ids to a sequence, up to the first that differs from its draft, or the end.
+
+    Args:
+        sequence: with k drafts, which are used up.
+        token_ids: the k + 1 ids decided, each right if the drafts before it are.
+        now: seconds, for ``max_time``.
+
+    Returns:
+        How many drafts were right, and why the sequence ends if it does.
+    """
+    drafts, sequence.drafts = sequence.drafts, []
+    num_accepted = 0
+    for position, token in enumerate(token_ids):
+        sequence.token_ids.append(token)
+        reason = sequence.stopping.check(sequence.token_ids, sequence.num_tokens, now)
+        is_right = position < len(drafts) and drafts[position] == token
+        num_accepted += is_right
+        if reason is not None or not is_right:
+            return num_accepted, reason
+    return num_accepted, None

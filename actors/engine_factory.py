@@ -1,0 +1,41 @@
+"""How an actor comes by its engine. Real ones are loaded inside the actor's process; tests pass fakes."""
+
+from typing import Protocol
+
+import msgspec
+
+from actors.config import WorkerConfig
+from actors.engine.protocol import TokenEngine
+from actors.status import WorkerInfo
+
+
+class EngineFactory(Protocol):
+    """Builds the engine of one worker. It travels to the actor's process, so it must be picklable."""
+
+    def __call__(self, info: WorkerInfo, config: WorkerConfig) -> tuple[TokenEngine, WorkerInfo]:
+        """Return the engine and ``info`` with what is known now. Raises the ConfigError tree."""
+
+
+def load_engine(info: WorkerInfo, config: WorkerConfig) -> tuple[TokenEngine, WorkerInfo]:
+    """Load the model of a worker and build its engine. torch is imported here, in the actor's process, and not before.
+
+    Raises the ConfigError tree.
+    """
+    from actors.engine.engine import Engine
+    from actors.engine.loading import load_model
+
+    engine_config = msgspec.structs.replace(config.engine, num_threads=config.num_threads)
+    loaded = load_model(config.model, engine_config)
+    engine = Engine(loaded, engine_config)
+    devices = dict.fromkeys(str(device) for device in loaded.layer_devices.values())
+    return engine, msgspec.structs.replace(
+        info,
+        quantization=config.model.quantization,
+        dtype=str(loaded.model.dtype).removeprefix("torch."),
+        devices=tuple(devices),
+        num_blocks=engine.stats().num_blocks,
+        block_size=engine_config.block_size,
+        max_model_len=engine.max_model_len,
+        vocab_size=engine.vocab_size,
+        notes=loaded.notes,
+    )

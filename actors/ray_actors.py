@@ -1,0 +1,211 @@
+"""The actors themselves: thin shells that put frames into an inbox. What they do lies in the loops and the router."""
+
+import asyncio
+import contextlib
+import logging
+import os
+import time
+from collections.abc import AsyncIterator
+from typing import Any, ClassVar
+
+import msgspec
+import ray
+
+from actors.client_streams import ClientStreams
+from actors.codec import decode, encode
+from actors.config import NAMESPACE, ROUTER_NAME, Role, RouterConfig, WorkerConfig
+from actors.draft_loop import DraftLoop
+from actors.engine.errors import SlipstreamError
+from actors.engine_factory import EngineFactory
+from actors.messages import Report, Submit
+from actors.ray_link import RayLink
+from actors.router import Router
+from actors.status import WorkerInfo
+from actors.target_loop import TargetLoop
+from actors.worker import Worker
+
+logger = logging.getLogger(__name__)
+
+CONTROL = "control"  # the concurrency group of calls that must be answered while others run
+TICK_INTERVAL = 0.25
+LOAD_ATTEMPTS = 3  # a restarted actor may find the memory of its predecessor not yet freed
+LOAD_RETRY_DELAY = 3.0
+
+
+class ModelActor:
+    """One model on its devices behind one engine thread. :class:`TargetActor` and :class:`DraftActor` say which role."""
+
+    role: ClassVar[Role]
+
+    def __init__(
+        self, worker_id: str, pool: str, worker_config: bytes, router_config: bytes, engine_factory: EngineFactory
+    ) -> None:
+        worker = msgspec.msgpack.decode(worker_config, type=WorkerConfig)
+        router = msgspec.msgpack.decode(router_config, type=RouterConfig)
+        set_threads(worker.num_threads)
+        self._info = WorkerInfo(
+            worker_id=worker_id,
+            role=self.role,
+            pool=pool,
+            model=worker.model.model,
+            pid=os.getpid(),
+            node=ray.get_runtime_context().get_node_id(),
+        )
+        self._worker: Worker | None = None
+        self._error: SlipstreamError | None = None
+        is_restart = ray.get_runtime_context().was_current_actor_reconstructed
+        for attempt in range(LOAD_ATTEMPTS if is_restart else 1):
+            time.sleep(LOAD_RETRY_DELAY * (attempt > 0))
+            self._error = self._load(worker, router, engine_factory)
+            if self._error is None:
+                return
+        if is_restart:
+            raise self._error or SlipstreamError(f"{worker_id} could not be restarted")
+
+    def ready(self) -> tuple[bytes, SlipstreamError | None]:
+        """Return what the worker is, as an encoded WorkerInfo, and the error that kept it from loading."""
+        return msgspec.msgpack.encode(self._info), self._error
+
+    def receive(self, frame: bytes) -> None:
+        """Take in one message; it is only enqueued."""
+        if self._worker is not None:
+            self._worker.put(decode(frame))
+
+    @ray.method(concurrency_group=CONTROL)
+    def watch(self) -> None:
+        """Return when the engine thread has ended. Who waits on this learns of the actor's death at once."""
+        if self._worker is not None:
+            self._worker.ended.wait()
+
+    @ray.method(concurrency_group=CONTROL)
+    def check_health(self) -> None:
+        """Raise SlipstreamError where the engine thread has ended or hangs."""
+        if self._worker is None or not self._worker.is_healthy():
+            raise SlipstreamError(f"the engine thread of {self._info.worker_id} has ended or hangs")
+
+    @ray.method(concurrency_group=CONTROL)
+    def stop(self) -> None:
+        """End the engine thread after its current forward; the router places its requests elsewhere."""
+        if self._worker is not None:
+            self._worker.stop()
+
+    def _load(self, worker: WorkerConfig, router: RouterConfig, factory: EngineFactory) -> SlipstreamError | None:
+        try:
+            engine, self._info = factory(self._info, worker)
+        except SlipstreamError as error:
+            return error
+        except Exception as error:
+            logger.exception("%s could not load its model", self._info.worker_id)
+            return SlipstreamError(f"{self._info.worker_id} could not load {worker.model.model!r}: {error!r}")
+        loop_class = TargetLoop if self.role == "target" else DraftLoop
+        loop = loop_class(engine, RayLink(), self._info, ROUTER_NAME, router, time.monotonic)
+        self._worker = Worker(loop, router.report_interval, on_error=give_up)
+        self._worker.start()
+        return None
+
+
+class TargetActor(ModelActor):
+    """Runs the model whose tokens are emitted."""
+
+    role = "target"
+
+
+class DraftActor(ModelActor):
+    """Runs the model that proposes."""
+
+    role = "draft"
+
+
+class RouterActor:
+    """Drives a :class:`Router` on the event loop of an asyncio actor; nothing it does there blocks."""
+
+    def __init__(self, config: bytes) -> None:
+        self._streams = ClientStreams(workers=RayLink())
+        self._router = Router(self._streams, msgspec.msgpack.decode(config, type=RouterConfig), time.monotonic)
+        self._watched: set[tuple[str, int]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._is_ticking = False
+
+    async def receive(self, frame: bytes) -> None:
+        """Take in one message of a worker or a client."""
+        self._keep_ticking()
+        message = decode(frame)
+        if isinstance(message, Report) and (message.info.worker_id, message.info.pid) not in self._watched:
+            self._spawn(self._watch(message.info))
+        self._router.handle(message)
+
+    async def submit(self, frame: bytes) -> bytes | None:
+        """Take a request in. Returns an encoded Refuse where it is refused at once."""
+        self._keep_ticking()
+        message = decode(frame)
+        if not isinstance(message, Submit):
+            raise TypeError(f"a Submit is expected, but this is a {type(message).__name__}")
+        refusal = self._router.submit(message)
+        return encode(refusal) if refusal is not None else None
+
+    async def subscribe(self, client_id: str) -> AsyncIterator[bytes]:
+        """Yield encoded messages for one client, all its requests in one stream, until it subscribes anew."""
+        self._keep_ticking()
+        async for message in self._streams.listen(client_id):
+            yield encode(message)
+
+    async def client_alive(self, client_id: str, request_ids: list[str]) -> list[str]:
+        """Note a client's sign of life. Returns those of its requests that are unknown here."""
+        self._keep_ticking()
+        return self._router.client_alive(client_id, request_ids)
+
+    async def stats(self) -> bytes:
+        """Return the cluster's state as an encoded ClusterStats."""
+        self._keep_ticking()
+        return msgspec.msgpack.encode(self._router.stats())
+
+    def _keep_ticking(self) -> None:
+        """Start the ticker with the first call: an actor's constructor runs before its event loop does."""
+        if not self._is_ticking:
+            self._is_ticking = True
+            self._spawn(self._tick())
+
+    def _spawn(self, work: Any) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(TICK_INTERVAL)
+            try:
+                self._streams.drop(self._router.tick())
+            except Exception:
+                logger.exception("the router's tick failed")
+
+    async def _watch(self, info: WorkerInfo) -> None:
+        """Tell the router when a worker's process dies, long before its silence would."""
+        key = (info.worker_id, info.pid)
+        self._watched.add(key)
+        try:
+            handle = await asyncio.to_thread(ray.get_actor, info.worker_id, NAMESPACE)
+            await handle.watch.remote()
+            error = "its engine thread has ended"
+        except (ray.exceptions.RayError, ValueError) as problem:
+            error = f"its process died: {type(problem).__name__}"
+        finally:
+            self._watched.discard(key)
+        self._router.worker_gone(info.worker_id, error, pid=info.pid)
+
+
+def set_threads(num_threads: int) -> None:
+    """Bound the CPU threads of the numeric libraries that this process has yet to load.
+
+    Waiting threads sleep instead of spinning, or an idle actor would take the cores of a busy one.
+    """
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ[name] = str(num_threads)
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+def give_up() -> None:
+    """End this process: its engine cannot go on. Ray starts the actor anew."""
+    with contextlib.suppress(Exception):
+        logging.shutdown()
+    os._exit(1)
