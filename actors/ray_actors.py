@@ -33,7 +33,7 @@ LOAD_RETRY_DELAY = 3.0
 
 
 class ModelActor:
-    """One model on its devices behind one engine thread. :class:`TargetActor` and :class:`DraftActor` say which role."""
+    """One model on its devices behind one engine thread; its two subclasses say in which role."""
 
     role: ClassVar[Role]
 
@@ -130,8 +130,8 @@ class RouterActor:
         """Take in one message of a worker or a client."""
         self._keep_ticking()
         message = decode(frame)
-        if isinstance(message, Report) and (message.info.worker_id, message.info.pid) not in self._watched:
-            self._spawn(self._watch(message.info))
+        if isinstance(message, Report):
+            self._keep_watching(message.info)
         self._router.handle(message)
 
     async def submit(self, frame: bytes) -> bytes | None:
@@ -165,6 +165,13 @@ class RouterActor:
             self._is_ticking = True
             self._spawn(self._tick())
 
+    def _keep_watching(self, info: WorkerInfo) -> None:
+        """Learn of a worker's death as soon as Ray does, long before its silence would tell."""
+        key = (info.worker_id, info.pid)
+        if key not in self._watched:
+            self._watched.add(key)
+            self._spawn(self._watch(info))
+
     def _spawn(self, work: Any) -> None:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
@@ -179,17 +186,14 @@ class RouterActor:
                 logger.exception("the router's tick failed")
 
     async def _watch(self, info: WorkerInfo) -> None:
-        """Tell the router when a worker's process dies, long before its silence would."""
-        key = (info.worker_id, info.pid)
-        self._watched.add(key)
         try:
             handle = await asyncio.to_thread(ray.get_actor, info.worker_id, NAMESPACE)
             await handle.watch.remote()
-            error = "its engine thread has ended"
+            error = ""
         except (ray.exceptions.RayError, ValueError) as problem:
             error = f"its process died: {type(problem).__name__}"
         finally:
-            self._watched.discard(key)
+            self._watched.discard((info.worker_id, info.pid))
         self._router.worker_gone(info.worker_id, error, pid=info.pid)
 
 

@@ -8,7 +8,7 @@ import msgspec
 
 from actors.engine.errors import GenerationError
 from actors.engine.request import Delta, FinishReason, Request, TokenLogprobs
-from serve_app.client import GenerationClient
+from cluster.client import GenerationClient
 from serve_app.errors import timed_out
 from serve_app.text import Segment, TextStream, join
 

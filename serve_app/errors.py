@@ -17,7 +17,7 @@ RETRY_AFTER_SECONDS = 1
 _PATH = re.compile(r" - at (?:`key` in )?`\$\.?([^`]*)`$")
 _UNKNOWN = re.compile(r"unknown field `([^`]*)`")
 _MISSING = re.compile(r"missing required field `([^`]*)`")
-_CODES = {404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}
+_CODES = {404: "not_found", 405: "method_not_allowed"}
 
 
 class ErrorDetail(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,6 +55,11 @@ class ApiError(SlipstreamError):
 def not_ready() -> ApiError:
     """No target serves at the moment."""
     return ApiError(503, "no target is ready to serve yet; try again in a moment", code="not_ready")
+
+
+def too_large(max_body_bytes: int) -> ApiError:
+    """A body over the limit."""
+    return ApiError(413, f"body: over the limit of {max_body_bytes} bytes", param="body", code="body_too_large")
 
 
 def timed_out(seconds: float) -> ApiError:

@@ -14,7 +14,7 @@ from actors.engine.request import FinishReason
 from actors.status import ClusterStats
 from cluster.config import LimitsConfig
 from serve_app.choices import Choice, ChoiceDelta, merge, run_choice
-from serve_app.client import GenerationClient
+from cluster.client import GenerationClient
 from serve_app.errors import ApiError, not_ready
 from serve_app.metrics import Metrics
 from serve_app.text import TextStream

@@ -6,10 +6,11 @@ from typing import Any
 
 from litestar import Litestar, Request, Response
 from litestar.di import Provide
+from litestar.exceptions.http_exceptions import RequestEntityTooLarge
 from litestar.openapi import OpenAPIConfig
 
 from serve_app.body import StrictRequest
-from serve_app.errors import ErrorBody, handle_exception
+from serve_app.errors import ErrorBody, handle_exception, too_large
 from serve_app.gateway import Gateway
 from serve_app.routes.generation import completions, generate
 from serve_app.routes.playground import asset, page
@@ -25,6 +26,8 @@ def build_web_app(gateway: Gateway) -> Litestar:
         return gateway
 
     def on_error(request: Request[Any, Any, Any], error: Exception) -> Response[ErrorBody]:
+        if isinstance(error, RequestEntityTooLarge):
+            error = too_large(gateway.limits.max_body_bytes)
         response = handle_exception(request, error)
         gateway.metrics.count_error(response.status_code or 500)
         return response

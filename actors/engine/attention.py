@@ -113,52 +113,51 @@ class PagedAttention:
         """See :class:`AttentionContext`."""
         layer = int(module.layer_idx)  # type: ignore[arg-type]
         self.cache.write(layer, self.slots[key.device], key.transpose(0, 1), value.transpose(0, 1))
-        output = query.new_empty(query.shape[1], query.shape[0], value.shape[-1])
+        num_heads, num_rows, dim = query.shape
+        num_groups = key.shape[0]
+        grouped = query.transpose(0, 1).reshape(num_rows, num_groups, num_heads // num_groups, dim)
+        output = query.new_empty(*grouped.shape[:3], value.shape[-1])
         for span in self.spans:
             rows = slice(span.first, span.first + span.num_queries)
-            keys, values = self.cache.read(layer, span.runs)
-            if window is not None:  # older keys are out of sight of every query
-                oldest = max(0, span.num_keys - span.num_queries - window + 1)
-                keys, values = keys[oldest:], values[oldest:]
-            output[rows] = self._attend_one(
-                query[:, rows], keys.transpose(0, 1), values.transpose(0, 1), scaling, window, softcap
-            )
-        return output
+            # Keys that the window has left behind for every query of the span are not even read.
+            skip = 0 if window is None else max(0, span.num_keys - span.num_queries - window + 1)
+            keys, values = self.cache.read(layer, span.runs, skip)
+            output[rows] = self._attend_one(grouped[rows], keys, values, scaling, window, softcap)
+        return output.flatten(1, 2)
 
     def _attend_one(
         self,
-        query: torch.Tensor,  # (H, Q, D)
-        keys: torch.Tensor,  # (G, K, D)
-        values: torch.Tensor,  # (G, K, E)
+        query: torch.Tensor,  # (Q, G, H / G, D)
+        keys: torch.Tensor,  # (1, G, K, D)
+        values: torch.Tensor,  # (1, G, K, E)
         scaling: float,
         window: int | None,
         softcap: float | None,
     ) -> torch.Tensor:
-        """Attend one sequence's last Q positions: (Q, H, E). Heads h * H / G ... share keys h."""
-        num_heads, num_queries, dim = query.shape
-        num_groups, num_keys, _ = keys.shape
-        group = num_heads // num_groups
+        """Attend one sequence's last Q positions: (Q, G, H / G, E)."""
+        num_queries, num_groups, group, dim = query.shape
+        num_keys = keys.shape[2]
+        if num_queries == 1 and softcap is None:
+            return F.scaled_dot_product_attention(query, keys, values, scale=scaling)
         if softcap is not None or num_queries <= MAX_ROW_QUERIES:
             # Heads that share keys become rows of one matrix: keys are read once, and one call does for all of them.
-            rows = query.reshape(num_groups, group * num_queries, dim)
-            mask = None if num_queries == 1 else self._mask(num_queries, num_keys, window, group, query.device)
+            rows = query.permute(1, 2, 0, 3).reshape(1, num_groups, group * num_queries, dim)
+            mask = self._mask(num_queries, num_keys, window, group, query.device)
             if softcap is not None:
                 out = _soft_capped(rows, keys, values, scaling, softcap, mask)
             else:
-                out = F.scaled_dot_product_attention(rows[None], keys[None], values[None], mask, scale=scaling)[0]
-            out = out.reshape(num_heads, num_queries, -1)
-        else:
-            wide = (num_groups, group, num_keys, -1)
-            is_plain = num_keys == num_queries and (window is None or window >= num_keys)
-            out = F.scaled_dot_product_attention(
-                query.reshape(num_groups, group, num_queries, dim),
-                keys[:, None].expand(*wide),
-                values[:, None].expand(*wide),
-                None if is_plain else self._mask(num_queries, num_keys, window, 1, query.device),
-                is_causal=is_plain,
-                scale=scaling,
-            ).reshape(num_heads, num_queries, -1)
-        return out.transpose(0, 1)
+                out = F.scaled_dot_product_attention(rows, keys, values, mask, scale=scaling)
+            return out.view(num_groups, group, num_queries, -1).permute(2, 0, 1, 3)
+        is_plain = num_keys == num_queries and (window is None or window >= num_keys)
+        out = F.scaled_dot_product_attention(
+            query.permute(1, 2, 0, 3),
+            keys.transpose(0, 1).expand(-1, group, -1, -1),
+            values.transpose(0, 1).expand(-1, group, -1, -1),
+            None if is_plain else self._mask(num_queries, num_keys, window, 1, query.device),
+            is_causal=is_plain,
+            scale=scaling,
+        )
+        return out.permute(2, 0, 1, 3)
 
     def _mask(
         self, num_queries: int, num_keys: int, window: int | None, group: int, device: torch.device
@@ -177,15 +176,14 @@ class PagedAttention:
 
 
 def _soft_capped(
-    rows: torch.Tensor,  # (G, R, D)
-    keys: torch.Tensor,  # (G, K, D)
-    values: torch.Tensor,  # (G, K, E)
+    rows: torch.Tensor,  # (1, G, R, D)
+    keys: torch.Tensor,  # (1, G, K, D)
+    values: torch.Tensor,  # (1, G, K, E)
     scaling: float,
     softcap: float,
-    mask: torch.Tensor | None,  # (R, K)
+    mask: torch.Tensor,  # (R, K)
 ) -> torch.Tensor:
-    """Attention whose scores are squeezed into (-softcap, softcap) by tanh, as Gemma 2 has it: (G, R, E)."""
-    scores = torch.tanh(rows @ keys.transpose(1, 2) * scaling / softcap) * softcap
-    if mask is not None:
-        scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
+    """Attention whose scores are squeezed into (-softcap, softcap) by tanh, as Gemma 2 has it: (1, G, R, E)."""
+    scores = torch.tanh(rows @ keys.transpose(2, 3) * scaling / softcap) * softcap
+    scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
     return torch.softmax(scores, dim=-1, dtype=torch.float32).to(values.dtype) @ values

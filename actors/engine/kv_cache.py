@@ -42,6 +42,11 @@ class KVCache:
             index: torch.zeros(num_slots, spec.num_kv_heads, spec.value_dim, dtype=spec.dtype, device=spec.device)
             for index, spec in self.layers.items()
         }
+        # The same tensors as attention reads them, (1, num_kv_heads, num_slots, dim): a run is then one narrow view.
+        self._views = {
+            index: (self._keys[index].transpose(0, 1)[None], self._values[index].transpose(0, 1)[None])
+            for index in self.layers
+        }
 
     @property
     def num_bytes(self) -> int:
@@ -53,16 +58,16 @@ class KVCache:
         self._keys[layer].index_copy_(0, slots, keys)
         self._values[layer].index_copy_(0, slots, values)
 
-    def read(self, layer: int, runs: tuple[tuple[int, int], ...]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Keys and values (num_tokens, num_kv_heads, dim) of ``runs`` of (first slot, number of slots), in order.
+    def read(self, layer: int, runs: tuple[tuple[int, int], ...], skip: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values (1, num_kv_heads, num_tokens - skip, dim) of ``runs``, without the first ``skip`` tokens.
 
-        One run is a view; several are copied together.
+        ``runs`` are (first slot, number of slots), in order. One run is a view; several are copied together.
         """
-        keys, values = self._keys[layer], self._values[layer]
+        keys, values = self._views[layer]
         if len(runs) == 1:
             first, count = runs[0]
-            return keys[first : first + count], values[first : first + count]
+            return keys.narrow(2, first + skip, count - skip), values.narrow(2, first + skip, count - skip)
         return (
-            torch.cat([keys[first : first + count] for first, count in runs]),
-            torch.cat([values[first : first + count] for first, count in runs]),
+            torch.cat([keys.narrow(2, first, count) for first, count in runs], dim=2)[:, :, skip:],
+            torch.cat([values.narrow(2, first, count) for first, count in runs], dim=2)[:, :, skip:],
         )

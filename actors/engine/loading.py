@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import safe_open
 from transformers import (
     CONFIG_MAPPING,
@@ -110,7 +111,7 @@ def read_model_config(checkpoint: Checkpoint) -> PreTrainedConfig:
         raise ConfigError(f"model {checkpoint.name!r}: {reason}")
     try:
         model_config: PreTrainedConfig = AutoConfig.from_pretrained(str(checkpoint.folder), trust_remote_code=False)
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError, StrictDataclassError) as error:
         raise ConfigError(f"model {checkpoint.name!r}: config.json: {error}") from error
     if getattr(model_config, "is_encoder_decoder", False):
         raise ConfigError(f"model {checkpoint.name!r}: {model_type} is an encoder-decoder, not a causal language model")

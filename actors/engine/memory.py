@@ -180,7 +180,7 @@ def plan_blocks(engine: EngineConfig, context: int, loads: Mapping[Device, Devic
     elif engine.kv_cache_memory is not None:
         num_blocks = engine.kv_cache_memory // (kv_bytes * engine.block_size)
     else:
-        num_blocks = min(_blocks_that_fit(engine, device, load) for device, load in loads.items() if load.kv_bytes)
+        num_blocks = min(_blocks_that_fit(engine, context, *item) for item in loads.items() if item[1].kv_bytes)
         if all(load.kv_bytes == 0 for device, load in loads.items() if device != "cpu"):
             num_blocks = min(num_blocks, most)
     one_sequence = blocks_for(context, engine)
@@ -199,12 +199,13 @@ def plan_blocks(engine: EngineConfig, context: int, loads: Mapping[Device, Devic
     return num_blocks, ""
 
 
-def _blocks_that_fit(engine: EngineConfig, device: Device, load: DeviceLoad) -> int:
-    """Blocks beside the weights on one device; on a CPU no more than its share of RAM."""
-    room = load.usable - load.weights
-    if device == "cpu":
-        room = min(room, int(load.usable * CPU_CACHE_SHARE))
-    return max(0, room) // (load.kv_bytes * engine.block_size)
+def _blocks_that_fit(engine: EngineConfig, context: int, device: Device, load: DeviceLoad) -> int:
+    """Blocks beside the weights on one device; on a CPU its share of RAM, or one sequence where that is more."""
+    block_bytes = load.kv_bytes * engine.block_size
+    room = max(0, load.usable - load.weights) // block_bytes
+    if device != "cpu":
+        return room
+    return min(room, max(int(load.usable * CPU_CACHE_SHARE) // block_bytes, blocks_for(context, engine)))
 
 
 def _check_fit(engine: EngineConfig, loads: Mapping[Device, DeviceLoad], num_blocks: int) -> None:

@@ -6,7 +6,6 @@ temperature. Every processor used here is a pure function of (ids, scores): a li
 drafted tokens that are rejected later.
 """
 
-from collections import Counter
 from collections.abc import Callable
 
 import torch
@@ -14,6 +13,7 @@ from torch import Tensor
 from transformers import GenerationConfig, GenerationMixin, LogitsProcessor, LogitsProcessorList, PreTrainedModel
 
 from actors.engine.params import GenerationParams
+from actors.engine.warpers import add_to_tokens, penalize_emitted
 
 # Of the same name and meaning in GenerationConfig.
 _SHARED_FIELDS = (
@@ -40,7 +40,9 @@ class LogitBias(LogitsProcessor):
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """Scores (1, vocab) with the biases added."""
-        return _add(scores, self.biases)
+        biased = scores.clone()
+        add_to_tokens(biased, {0: self.biases})
+        return biased
 
 
 class PresenceFrequencyPenalty(LogitsProcessor):
@@ -54,12 +56,9 @@ class PresenceFrequencyPenalty(LogitsProcessor):
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """Scores (1, vocab) with the penalties subtracted."""
         emitted = input_ids[0, self.num_prompt_tokens :].tolist()
-        return _add(scores, emitted_penalties(emitted, self.presence, self.frequency))
-
-
-def emitted_penalties(emitted: list[int], presence: float, frequency: float) -> dict[int, float]:
-    """What OpenAI's two penalties add to the logit of each emitted token."""
-    return {token: -(presence + frequency * count) for token, count in Counter(emitted).items()}
+        penalized = scores.clone()
+        penalize_emitted(penalized, {0: (emitted, self.presence, self.frequency)})
+        return penalized
 
 
 def min_num_tokens(params: GenerationParams, num_prompt_tokens: int) -> int:
@@ -145,9 +144,3 @@ def build_processors(
         device=str(device),
     )
 
-
-def _add(scores: Tensor, amounts: dict[int, float]) -> Tensor:
-    known = {token: amount for token, amount in amounts.items() if token < scores.shape[-1]}
-    ids = torch.tensor(list(known), dtype=torch.int64, device=scores.device)
-    values = torch.tensor(list(known.values()), dtype=scores.dtype, device=scores.device)
-    return scores.index_add(-1, ids, values.expand(scores.shape[0], -1))

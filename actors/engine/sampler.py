@@ -19,7 +19,7 @@ from actors.engine.loaded import LoadedModel
 from actors.engine.logprobs import token_logprobs
 from actors.engine.noise import gumbel_noise, gumbel_noise_at
 from actors.engine.params import GenerationParams
-from actors.engine.processors import build_processors, emitted_penalties, min_num_tokens, needs_list
+from actors.engine.processors import build_processors, min_num_tokens, needs_list
 from actors.engine.request import TokenLogprobs
 
 # Called with a prefix (1, n) and its scores (1, vocab); transformers' LogitsProcessorList in earnest.
@@ -132,13 +132,15 @@ def sample(logits: Tensor, rows: Sequence[SampleRow]) -> Sampled:
     if not rows:
         return Sampled([], [])
     scores, errors = process(logits, rows)
-    best, chosen = scores.max(dim=-1)
+    best = scores.amax(dim=-1)
     sampled = [i for i, row in enumerate(rows) if row.state.params.do_sample and i not in errors]
-    if sampled:
-        indices = torch.tensor(sampled, device=scores.device)
-        is_all = len(sampled) == len(rows)
-        part = scores if is_all else scores[indices]
-        chosen[indices] = _argmax_with_noise(part, [rows[i] for i in sampled])
+    if len(sampled) == len(rows):
+        chosen = _argmax_with_noise(scores, rows)
+    else:
+        chosen = _argmax(scores)
+        if sampled:
+            indices = torch.tensor(sampled, device=scores.device)
+            chosen[indices] = _argmax_with_noise(scores[indices], [rows[i] for i in sampled])
     for i in (~best.isfinite()).nonzero().flatten().tolist():
         errors.setdefault(i, _describe(best[i].item()))
     token_ids = chosen.tolist()
@@ -184,7 +186,7 @@ def _apply_vectorized(scores: Tensor, rows: Sequence[SampleRow]) -> None:
     early = {i: p.eos_token_id for i, row, p in mine if row.num_prefix < row.state.min_num_tokens}
     _apply(warpers.ban_tokens, scores, early)
     _apply(warpers.add_to_tokens, scores, {i: p.logit_bias for i, _, p in mine if p.logit_bias})
-    _apply(warpers.add_to_tokens, scores, {i: _penalties(row) for i, row, p in mine if _is_penalized(p)})
+    _apply(warpers.penalize_emitted, scores, {i: _emitted(row) for i, row, p in mine if _is_penalized(p)})
     drawn = [(i, p) for i, _, p in mine if p.do_sample]
     _apply(warpers.divide_by_temperature, scores, _given(drawn, "temperature", neutral=(None, 1.0)))
     _apply(warpers.keep_top_k, scores, _given(drawn, "top_k", neutral=(None, 0)))
@@ -205,9 +207,10 @@ def _is_penalized(params: GenerationParams) -> bool:
     return bool(params.presence_penalty or params.frequency_penalty)
 
 
-def _penalties(row: SampleRow) -> dict[int, float]:
-    emitted = list(row.prefix[row.state.num_prompt_tokens : row.num_prefix])
-    return emitted_penalties(emitted, row.state.params.presence_penalty, row.state.params.frequency_penalty)
+def _emitted(row: SampleRow) -> tuple[Sequence[int], float, float]:
+    params = row.state.params
+    emitted = row.prefix[row.state.num_prompt_tokens : row.num_prefix]
+    return emitted, params.presence_penalty, params.frequency_penalty
 
 
 def _argmax_with_noise(scores: Tensor, rows: Sequence[SampleRow]) -> Tensor:
@@ -219,22 +222,31 @@ def _argmax_with_noise(scores: Tensor, rows: Sequence[SampleRow]) -> Tensor:
         return _argmax_of_all(scores, seeds, positions)
     survivors = scores > float("-inf")
     is_sparse = survivors.sum(dim=-1) < _SPARSE_FRACTION * scores.shape[-1]
+    dense, sparse = (mask.nonzero().squeeze(-1) for mask in (~is_sparse, is_sparse))
     chosen = torch.empty_like(seeds)
-    for choose, chosen_rows in ((_argmax_of_all, ~is_sparse), (_argmax_of_survivors, is_sparse)):
-        if chosen_rows.any():
-            chosen[chosen_rows] = choose(scores[chosen_rows], seeds[chosen_rows], positions[chosen_rows])
+    if dense.numel() > 0:
+        chosen[dense] = _argmax_of_all(scores[dense], seeds[dense], positions[dense])
+    if sparse.numel() > 0:
+        chosen[sparse] = _argmax_of_survivors(scores, survivors & is_sparse.unsqueeze(-1), seeds, positions)[sparse]
     return chosen
 
 
 def _argmax_of_all(scores: Tensor, seeds: Tensor, positions: Tensor) -> Tensor:
-    return (scores + gumbel_noise(seeds, positions, scores.shape[-1])).argmax(dim=-1)
+    return _argmax(gumbel_noise(seeds, positions, scores.shape[-1]).add_(scores))
 
 
-def _argmax_of_survivors(scores: Tensor, seeds: Tensor, positions: Tensor) -> Tensor:
-    rows, token_ids = (scores > float("-inf")).nonzero(as_tuple=True)
-    noisy = torch.full_like(scores, float("-inf"))
-    noisy[rows, token_ids] = scores[rows, token_ids] + gumbel_noise_at(seeds[rows], positions[rows], token_ids)
-    return noisy.argmax(dim=-1)
+def _argmax_of_survivors(scores: Tensor, survivors: Tensor, seeds: Tensor, positions: Tensor) -> Tensor:
+    """As :func:`_argmax_of_all`, for rows (and 0 for rows without survivors) of which few tokens survive."""
+    rows, token_ids = survivors.nonzero(as_tuple=True)
+    noisy = scores[rows, token_ids] + gumbel_noise_at(seeds[rows], positions[rows], token_ids)
+    counts = torch.bincount(rows, minlength=scores.shape[0]).tolist()
+    of_rows = zip(token_ids.split(counts), noisy.split(counts), strict=True)
+    return torch.stack([ids[values.argmax()] if len(ids) > 0 else ids.new_zeros(()) for ids, values in of_rows])
+
+
+def _argmax(scores: Tensor) -> Tensor:
+    """First of the largest values of each row, (rows,) int64. On a CPU torch's ``max`` is quicker than ``argmax``."""
+    return scores.max(dim=-1).indices
 
 
 def _describe(best: float) -> str:

@@ -121,8 +121,8 @@ def _check_combinations(params: GenerationParams) -> None:
     try:
         to_generation_config(params, num_prompt_tokens=1)
     except (ValueError, TypeError) as error:
-        fields = [name for name in params.__struct_fields__ if re.search(rf"\b{name}\b", str(error))]
-        raise RequestError(str(error), field=fields[0] if fields else "") from error
+        named = [word for word in re.findall(r"\w+", str(error)) if word in params.__struct_fields__]
+        raise RequestError(str(error), field=named[0] if named else "") from error
 
 
 def _refuse(name: str, what: str, limit: str) -> RequestError:

@@ -4,38 +4,44 @@ Each function computes, row by row, what the class of transformers that it names
 changed in place: the caller owns them. No row's result depends on its neighbours.
 """
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from itertools import chain
 
 import torch
 from torch import Tensor
 
 _MINUS_INF = float("-inf")
+_MAX_SHORT = 256  # top-p looks at so many tokens before it sorts a row
 
 
 def scale_repeated(scores: Tensor, prefixes: Mapping[int, tuple[Sequence[int], float]]) -> None:
     """``RepetitionPenaltyLogitsProcessor``: ``prefixes`` maps a row to the ids before its position and its penalty."""
-    num_tokens = scores.shape[-1]
-    known = {row: [token for token in ids if token < num_tokens] for row, (ids, _) in prefixes.items()}
-    lengths = torch.tensor([len(ids) for ids in known.values()], device=scores.device)
-    rows = torch.tensor(list(known), device=scores.device).repeat_interleave(lengths)
-    penalty = torch.tensor([penalty for _, penalty in prefixes.values()], device=scores.device)
-    penalty = penalty.to(scores.dtype).repeat_interleave(lengths)
-    ids = torch.tensor(list(chain.from_iterable(known.values())), dtype=torch.int64, device=scores.device)
+    entries = {row: (ids, [penalty] * len(ids)) for row, (ids, penalty) in prefixes.items()}
+    rows, ids, penalty = _entries(entries, scores)
     values = scores[rows, ids]
     # An id that occurs twice is read before it is written, so both occurrences write the same value.
     scores[rows, ids] = torch.where(values < 0, values * penalty, values / penalty)
 
 
+def penalize_emitted(scores: Tensor, emitted: Mapping[int, tuple[Sequence[int], float, float]]) -> None:
+    """``PresenceFrequencyPenalty``: ``emitted`` maps a row to its emitted ids, presence and frequency penalty."""
+    counts = {row: Counter(ids) for row, (ids, _, _) in emitted.items()}
+    rows, ids, count = _entries({row: (list(c), list(c.values())) for row, c in counts.items()}, scores)
+    penalties = torch.zeros(scores.shape[0], 2, dtype=scores.dtype, device=scores.device)
+    penalties[list(emitted)] = torch.tensor([given[1:] for given in emitted.values()], device=scores.device)
+    presence, frequency = penalties[rows].unbind(dim=-1)
+    scores[rows, ids] -= presence + frequency * count
+
+
 def add_to_tokens(scores: Tensor, amounts: Mapping[int, Mapping[int, float]]) -> None:
     """Add to single logits: ``amounts`` maps a row to token ids and what is added to each."""
-    rows, ids, values = _pairs(amounts, scores)
+    rows, ids, values = _entries({row: (list(x), list(x.values())) for row, x in amounts.items()}, scores)
     scores[rows, ids] += values
 
 
 def ban_tokens(scores: Tensor, banned: Mapping[int, Sequence[int]]) -> None:
     """Rule tokens out, as ``MinLengthLogitsProcessor`` does with eos: ``banned`` maps a row to token ids."""
-    rows, ids, _ = _pairs({row: dict.fromkeys(ids, 0.0) for row, ids in banned.items()}, scores)
+    rows, ids, _ = _entries({row: (ids, [0.0] * len(ids)) for row, ids in banned.items()}, scores)
     scores[rows, ids] = _MINUS_INF
 
 
@@ -61,14 +67,31 @@ def keep_top_p(scores: Tensor, top_p: Mapping[int, float]) -> None:
     Of equal logits at the boundary the lower ids are dropped; transformers leaves that to an unstable sort, whose order
     may depend on the shape of the batch.
     """
+    # A GPU sorts quickly and would have to wait for the host to learn which rows are short.
+    warp = _keep_top_p_short if scores.device.type == "cpu" else _keep_top_p_sorted
+    _on_rows(scores, top_p, warp)
 
-    def warp(part: Tensor, column: Tensor) -> Tensor:
-        ascending, order = torch.sort(part, dim=-1, stable=True)
-        is_dropped = ascending.softmax(dim=-1).cumsum(dim=-1) <= column
-        is_dropped[:, -1] = False
-        return part.masked_fill_(is_dropped.scatter(-1, order, is_dropped), _MINUS_INF)
 
-    _on_rows(scores, {row: 1 - p for row, p in top_p.items()}, warp)
+def _keep_top_p_sorted(part: Tensor, top_p: Tensor) -> Tensor:
+    ascending, order = torch.sort(part, dim=-1, stable=True)
+    is_dropped = ascending.softmax(dim=-1).cumsum(dim=-1) <= 1 - top_p.double()
+    is_dropped[:, -1] = False
+    return part.masked_fill_(is_dropped.scatter(-1, order, is_dropped), _MINUS_INF)
+
+
+def _keep_top_p_short(part: Tensor, top_p: Tensor) -> Tensor:
+    """Without sorting a row whose kept tokens are few and end between two different logits, which most do."""
+    best, ids = torch.topk(part, min(_MAX_SHORT, part.shape[-1]), dim=-1)
+    probabilities = part.softmax(dim=-1).gather(-1, ids)
+    is_kept = probabilities.cumsum(dim=-1) - probabilities < top_p
+    num_kept = is_kept.sum(dim=-1, keepdim=True).clamp_(min=1)
+    last = best.gather(-1, num_kept - 1)
+    is_short = (num_kept < best.shape[-1]) & (best.gather(-1, num_kept.clamp(max=best.shape[-1] - 1)) < last)
+    rest = (~is_short.squeeze(-1)).nonzero().squeeze(-1)
+    if rest.numel() > 0:
+        part[rest] = _keep_top_p_sorted(part[rest], top_p[rest])
+        last[rest] = _MINUS_INF
+    return part.masked_fill_(part < last, _MINUS_INF)
 
 
 def keep_min_p(scores: Tensor, min_p: Mapping[int, float]) -> None:
@@ -95,12 +118,17 @@ def _on_rows(scores: Tensor, values: Mapping[int, float], warp: Callable[[Tensor
     scores[rows] = warp(scores[rows], column)
 
 
-def _pairs(amounts: Mapping[int, Mapping[int, float]], scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Row, token and amount of every entry, (n,) each. Ids that the vocabulary lacks are left out."""
-    num_tokens = scores.shape[-1]
-    entries = [(row, token, amount) for row, of_row in amounts.items() for token, amount in of_row.items()]
-    entries = [entry for entry in entries if entry[1] < num_tokens]
-    rows = torch.tensor([entry[0] for entry in entries], dtype=torch.int64, device=scores.device)
-    ids = torch.tensor([entry[1] for entry in entries], dtype=torch.int64, device=scores.device)
-    values = torch.tensor([entry[2] for entry in entries], dtype=scores.dtype, device=scores.device)
-    return rows, ids, values
+def _entries(
+    by_row: Mapping[int, tuple[Sequence[int], Sequence[float]]], scores: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Row, token id and value, (n,) each, of every entry of ``by_row``: a row's token ids and a value for each.
+
+    Ids that the vocabulary lacks are left out: a draft may know fewer tokens than the target whose ids it is told.
+    """
+    lengths = torch.tensor([len(ids) for ids, _ in by_row.values()], device=scores.device)
+    rows = torch.tensor(list(by_row), device=scores.device).repeat_interleave(lengths)
+    ids = torch.tensor([token for ids, _ in by_row.values() for token in ids], dtype=torch.int64, device=scores.device)
+    flat = [value for _, values in by_row.values() for value in values]
+    values = torch.tensor(flat, dtype=scores.dtype, device=scores.device)
+    is_known = ids < scores.shape[-1]
+    return rows[is_known], ids[is_known], values[is_known]

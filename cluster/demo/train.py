@@ -31,7 +31,7 @@ from cluster.demo.tokenizer import train_tokenizer
 logger = logging.getLogger(__name__)
 
 
-def target_phases(stable: int = 850, decay: int = 220, long: int = 60) -> tuple[Phase, ...]:
+def target_phases(stable: int = 500, decay: int = 340, long: int = 25) -> tuple[Phase, ...]:
     """Return the target's schedule: a constant rate, then a falling one with NF4 rounding and longer windows.
 
     Args:
@@ -109,9 +109,10 @@ def make_pair(books: list[Book], recipe: Recipe, work: Path, out: Path) -> Repor
     steps = [f"{phase.steps} steps of {phase.sequences} windows of {phase.window}" for phase in recipe.phases]
     on = recipe.distillation
     notes = {
-        "target": f"Muon and AdamW, {', then '.join(steps)}; forward passes at weights rounded to NF4 from the second on.",
+        "target": f"Muon and AdamW: {', then '.join(steps)}; "
+        "weights rounded to NF4 in forward passes from the second on.",
         "draft": f"Distilled from the target for {on.steps} steps of {on.sequences} windows of {on.window}, "
-        f"{on.sampled_share:.0%} of them written by the target; divergence first, then agreement under shared noise.",
+        f"{on.sampled_share:.0%} of them written by the target; divergence first, then agreement.",
     }
     for role, note in notes.items():
         write_card(out / role, role, note, len(stream), report)

@@ -6,10 +6,10 @@ from litestar import Response, get
 from litestar.exceptions import NotFoundException
 
 MEDIA_TYPES = {
-    "index.html": "text/html; charset=utf-8",
-    "app.js": "text/javascript; charset=utf-8",
-    "style.css": "text/css; charset=utf-8",
-    "icon.svg": "image/svg+xml",
+    "html": "text/html; charset=utf-8",
+    "js": "text/javascript; charset=utf-8",
+    "css": "text/css; charset=utf-8",
+    "svg": "image/svg+xml",
 }
 HEADERS = {
     "Content-Security-Policy": (
@@ -20,6 +20,7 @@ HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-cache",
 }
+FILES = {entry.name: entry.read_bytes() for entry in (files("serve_app") / "static").iterdir() if entry.is_file()}
 
 
 @get("/", include_in_schema=False)
@@ -35,8 +36,7 @@ async def asset(name: str) -> Response[bytes]:
 
 
 def _file(name: str) -> Response[bytes]:
-    """One of the known files. Raises NotFoundException for any other name."""
-    if name not in MEDIA_TYPES:
+    """One of the package's files. Raises NotFoundException for any other name."""
+    if name not in FILES:
         raise NotFoundException(f"no file {name!r} here")
-    content = files("serve_app").joinpath("static", name).read_bytes()
-    return Response(content, headers=HEADERS, media_type=MEDIA_TYPES[name])
+    return Response(FILES[name], headers=HEADERS, media_type=MEDIA_TYPES[name.rpartition(".")[2]])

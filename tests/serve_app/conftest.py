@@ -28,7 +28,7 @@ def fake() -> FakeClient:
 @pytest.fixture
 async def http(fake: FakeClient) -> AsyncIterator[AsyncTestClient[Litestar]]:
     """A client of the application, in process."""
-    gateway = make_gateway(fake, max_body_bytes=4096, max_n=4, max_num_prompts=3, max_logprobs=5, request_timeout=5.0)
+    gateway = make_gateway(fake, max_body_bytes=4096, max_n=4, max_num_prompts=3, max_logprobs=5)
     async with AsyncTestClient(build_web_app(gateway)) as client:
         yield client
 

@@ -45,7 +45,7 @@ class FakeClient:
 
     Attributes:
         pause: seconds before each step.
-        is_overloaded, error: refuse each request; fail after the first step.
+        is_overloaded, is_router_gone, error: refuse each request; know nothing; fail after the first step.
         running, taken_back: ids of requests that run now, and of those whose caller went away.
     """
 
@@ -54,6 +54,7 @@ class FakeClient:
     pause: float = 0.0
     is_ready: bool = True
     is_overloaded: bool = False
+    is_router_gone: bool = False
     error: str = ""
     requests: list[Request] = field(default_factory=list)
     running: set[str] = field(default_factory=set)
@@ -61,7 +62,7 @@ class FakeClient:
     is_closed: bool = False
 
     async def generate(self, request: Request, model: str) -> AsyncIterator[Delta]:
-        """See :class:`serve_app.client.GenerationClient`."""
+        """See :class:`cluster.client.GenerationClient`."""
         if self.is_overloaded:
             raise OverloadedError("too many requests in flight, the limit is 2", limit="2")
         self.requests.append(request)
@@ -77,7 +78,9 @@ class FakeClient:
                 self.taken_back.append(request.request_id)
 
     async def stats(self) -> ClusterStats:
-        """See :class:`serve_app.client.GenerationClient`."""
+        """See :class:`cluster.client.GenerationClient`."""
+        if self.is_router_gone:
+            raise ConnectionError("no router")
         workers = (_worker("target"), _worker("draft")) if self.is_ready else ()
         return ClusterStats(
             workers=workers,
@@ -89,7 +92,7 @@ class FakeClient:
         )
 
     async def close(self) -> None:
-        """See :class:`serve_app.client.GenerationClient`."""
+        """See :class:`cluster.client.GenerationClient`."""
         self.is_closed = True
 
     async def _deltas(self, request: Request) -> AsyncIterator[Delta]:

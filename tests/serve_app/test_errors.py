@@ -7,7 +7,8 @@ import pytest
 from litestar import Litestar
 from litestar.testing import AsyncTestClient
 
-from tests.serve_app.fakes import FakeClient
+from serve_app.web import build_web_app
+from tests.serve_app.fakes import FakeClient, make_gateway
 
 pytestmark = pytest.mark.anyio
 Http = AsyncTestClient[Litestar]
@@ -162,11 +163,12 @@ async def test_no_target(http: Http, fake: FakeClient) -> None:
     assert response.json()["error"]["code"] == "not_ready"
 
 
-async def test_a_request_that_takes_too_long(http: Http, fake: FakeClient) -> None:
-    fake.pause = 6.0
-    response = await http.post("/v1/completions", json={"prompt": "a"})
+async def test_a_request_that_takes_too_long(fake: FakeClient) -> None:
+    fake.pause = 60.0
+    async with AsyncTestClient(build_web_app(make_gateway(fake, request_timeout=0.1))) as http:
+        response = await http.post("/v1/completions", json={"prompt": "a"})
     assert response.status_code == 504
-    assert "5 seconds" in response.json()["error"]["message"]
+    assert "0.1 seconds" in response.json()["error"]["message"]
     assert not fake.running
 
 
