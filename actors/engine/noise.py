@@ -87,7 +87,9 @@ def gumbel_noise_at(seeds: Tensor, positions: Tensor, token_ids: Tensor) -> Tens
     """The same noise for chosen tokens only.
 
     Args:
-        seeds, positions, token_ids: (n,) int64 on one device, one entry a wanted value.
+        seeds: (n,) int64, one a wanted value, like the others.
+        positions: (n,) int64.
+        token_ids: (n,) int64.
 
     Returns:
         (n,) float32, equal to the entries of :func:`gumbel_noise`.

@@ -143,4 +143,3 @@ def build_processors(
         logits_processor=ours,
         device=str(device),
     )
-

@@ -47,7 +47,7 @@ def ban_tokens(scores: Tensor, banned: Mapping[int, Sequence[int]]) -> None:
 
 def divide_by_temperature(scores: Tensor, temperatures: Mapping[int, float]) -> None:
     """``TemperatureLogitsWarper``: ``temperatures`` maps a row to its temperature."""
-    _on_rows(scores, temperatures, lambda part, temperature: part.div_(temperature))
+    _on_rows(scores, temperatures, lambda part, temperature: part.div_(temperature.to(part.dtype)))
 
 
 def keep_top_k(scores: Tensor, top_k: Mapping[int, int]) -> None:
@@ -74,7 +74,7 @@ def keep_top_p(scores: Tensor, top_p: Mapping[int, float]) -> None:
 
 def _keep_top_p_sorted(part: Tensor, top_p: Tensor) -> Tensor:
     ascending, order = torch.sort(part, dim=-1, stable=True)
-    is_dropped = ascending.softmax(dim=-1).cumsum(dim=-1) <= 1 - top_p.double()
+    is_dropped = ascending.softmax(dim=-1).cumsum(dim=-1) <= (1 - top_p).to(part.dtype)
     is_dropped[:, -1] = False
     return part.masked_fill_(is_dropped.scatter(-1, order, is_dropped), _MINUS_INF)
 
@@ -83,7 +83,7 @@ def _keep_top_p_short(part: Tensor, top_p: Tensor) -> Tensor:
     """Without sorting a row whose kept tokens are few and end between two different logits, which most do."""
     best, ids = torch.topk(part, min(_MAX_SHORT, part.shape[-1]), dim=-1)
     probabilities = part.softmax(dim=-1).gather(-1, ids)
-    is_kept = probabilities.cumsum(dim=-1) - probabilities < top_p
+    is_kept = probabilities.cumsum(dim=-1) - probabilities < top_p.to(part.dtype)
     num_kept = is_kept.sum(dim=-1, keepdim=True).clamp_(min=1)
     last = best.gather(-1, num_kept - 1)
     is_short = (num_kept < best.shape[-1]) & (best.gather(-1, num_kept.clamp(max=best.shape[-1] - 1)) < last)
@@ -100,17 +100,17 @@ def keep_min_p(scores: Tensor, min_p: Mapping[int, float]) -> None:
     def warp(part: Tensor, column: Tensor) -> Tensor:
         probabilities = part.softmax(dim=-1)
         best, best_id = probabilities.max(dim=-1, keepdim=True)
-        is_dropped = (probabilities < best * column).scatter_(-1, best_id, False)
+        is_dropped = (probabilities < best * column.to(part.dtype)).scatter_(-1, best_id, False)
         return part.masked_fill_(is_dropped, _MINUS_INF)
 
     _on_rows(scores, min_p, warp)
 
 
 def _on_rows(scores: Tensor, values: Mapping[int, float], warp: Callable[[Tensor, Tensor], Tensor]) -> None:
-    """Apply ``warp(part, column)`` to the rows that ``values`` names; column (rows, 1) float32 holds their values."""
+    """Apply ``warp(part, column)`` to the rows that ``values`` names; column (rows, 1) float64 holds their values."""
     if not values:
         return
-    column = torch.tensor(list(values.values()), dtype=torch.float32, device=scores.device).unsqueeze(-1)
+    column = torch.tensor(list(values.values()), dtype=torch.float64, device=scores.device).unsqueeze(-1)
     if len(values) == scores.shape[0] and list(values) == list(range(len(values))):
         warp(scores, column)
         return

@@ -74,8 +74,8 @@ def sample_texts(
     stream: Tensor,
     rows: int,
     window: int,
-    temperatures: tuple[float, ...] = (1.0, 1.0, 0.0, 0.8),
-    batch: int = 96,
+    temperatures: tuple[float, ...] = (1.0, 0.0, 1.0, 0.8),
+    batch: int = 144,
     seed: int = 0,
 ) -> Tensor:
     """Let a target continue passages of its training text.

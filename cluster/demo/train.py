@@ -55,7 +55,7 @@ class Recipe:
     phases: tuple[Phase, ...] = field(default_factory=target_phases)
     lr: float = 4e-3
     distillation: DistillConfig = field(default_factory=DistillConfig)
-    num_written: int = 768
+    num_written: int = 576
     seed: int = 0
 
     def __post_init__(self) -> None:

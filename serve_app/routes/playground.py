@@ -6,9 +6,9 @@ from litestar import Response, get
 from litestar.exceptions import NotFoundException
 
 MEDIA_TYPES = {
-    "html": "text/html; charset=utf-8",
-    "js": "text/javascript; charset=utf-8",
-    "css": "text/css; charset=utf-8",
+    "html": "text/html",
+    "js": "text/javascript",
+    "css": "text/css",
     "svg": "image/svg+xml",
 }
 HEADERS = {

@@ -5,9 +5,10 @@ import random
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
-from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedModel
+from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
 from actors.config import WorkerConfig
 from actors.engine.config import ModelConfig
@@ -23,7 +24,7 @@ EOS = 2
 PAD = 0
 
 
-def tiny_llama(folder: Path) -> PreTrainedModel:
+def tiny_llama(folder: Path) -> Any:
     """A random Llama whose logits are far apart, saved in ``folder``."""
     torch.manual_seed(7)
     config = LlamaConfig(
@@ -56,7 +57,7 @@ class ToyClient(GenerationClient):
         hang: wait for ever behind the first delta.
     """
 
-    model: PreTrainedModel
+    model: Any
     num_per_step: int = 3
     repeat: bool = False
     fail: str = ""

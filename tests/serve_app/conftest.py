@@ -9,8 +9,8 @@ import uvicorn
 from litestar import Litestar
 from litestar.testing import AsyncTestClient
 
-from serve_app.web import build_web_app
-from tests.serve_app.fakes import FakeClient, make_gateway
+from cluster.config import LimitsConfig
+from tests.serve_app.fakes import FakeClient, make_app
 
 
 @pytest.fixture
@@ -28,8 +28,8 @@ def fake() -> FakeClient:
 @pytest.fixture
 async def http(fake: FakeClient) -> AsyncIterator[AsyncTestClient[Litestar]]:
     """A client of the application, in process."""
-    gateway = make_gateway(fake, max_body_bytes=4096, max_n=4, max_num_prompts=3, max_logprobs=5)
-    async with AsyncTestClient(build_web_app(gateway)) as client:
+    limits = LimitsConfig(max_body_bytes=4096, max_n=4, max_num_prompts=3, max_logprobs=5)
+    async with AsyncTestClient(make_app(fake, limits)) as client:
         yield client
 
 
@@ -37,7 +37,7 @@ class Server(uvicorn.Server):
     """Uvicorn on a thread, at a port that the system picks."""
 
     def __init__(self, fake: FakeClient) -> None:
-        app: Any = build_web_app(make_gateway(fake, max_body_bytes=4096))
+        app: Any = make_app(fake, LimitsConfig(max_body_bytes=4096))
         super().__init__(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="error", lifespan="on"))
         self.fake = fake
 

@@ -1,9 +1,11 @@
 """A cluster for the door's tests: a toy model that recites a text, behind the same seam as the real one."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
+from litestar import Litestar
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from actors.config import Role
@@ -13,6 +15,7 @@ from actors.status import ClusterStats, WorkerInfo, WorkerStatus
 from cluster.config import LimitsConfig
 from serve_app.gateway import Gateway
 from serve_app.tokenizer import FastTokenizer
+from serve_app.web import build_web_app
 
 MODEL = "toy"
 TEXT = " The ship went down the river at night, and nobody saw it. “Où est l’été?” they said — 日本 🙂. The end."
@@ -120,15 +123,9 @@ class FakeClient:
             )
 
 
-def make_gateway(client: FakeClient | None = None, **limits: float) -> Gateway:
+def make_gateway(client: FakeClient, limits: LimitsConfig, defaults: Mapping[str, Any] | None = None) -> Gateway:
     """A gateway onto a fake cluster."""
-    return Gateway(
-        client or FakeClient(),
-        TOKENIZER,
-        name=MODEL,
-        limits=LimitsConfig(**limits),  # type: ignore[arg-type]
-        defaults={"eos_token_id": 0},
-    )
+    return Gateway(client, TOKENIZER, name=MODEL, limits=limits, defaults={"eos_token_id": 0, **(defaults or {})})
 
 
 def _logprobs(token_ids: Sequence[int]) -> tuple[TokenLogprobs, ...]:
@@ -141,3 +138,14 @@ def _worker(role: Role) -> WorkerStatus:
     )
     stats = EngineStats(num_running=1, num_waiting=2, num_blocks=10, num_free_blocks=4, num_prompt_tokens=7)
     return WorkerStatus(info=info, stats=stats)
+
+
+def make_app(
+    client: FakeClient, limits: LimitsConfig = LimitsConfig(), defaults: Mapping[str, Any] | None = None
+) -> Litestar:
+    """The web application onto a fake cluster."""
+
+    async def connect() -> Gateway:
+        return make_gateway(client, limits, defaults)
+
+    return build_web_app(connect, limits)

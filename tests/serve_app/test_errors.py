@@ -7,8 +7,8 @@ import pytest
 from litestar import Litestar
 from litestar.testing import AsyncTestClient
 
-from serve_app.web import build_web_app
-from tests.serve_app.fakes import FakeClient, make_gateway
+from cluster.config import LimitsConfig
+from tests.serve_app.fakes import FakeClient, make_app
 
 pytestmark = pytest.mark.anyio
 Http = AsyncTestClient[Litestar]
@@ -165,7 +165,7 @@ async def test_no_target(http: Http, fake: FakeClient) -> None:
 
 async def test_a_request_that_takes_too_long(fake: FakeClient) -> None:
     fake.pause = 60.0
-    async with AsyncTestClient(build_web_app(make_gateway(fake, request_timeout=0.1))) as http:
+    async with AsyncTestClient(make_app(fake, LimitsConfig(request_timeout=0.1))) as http:
         response = await http.post("/v1/completions", json={"prompt": "a"})
     assert response.status_code == 504
     assert "0.1 seconds" in response.json()["error"]["message"]

@@ -9,8 +9,7 @@ from litestar.testing import AsyncTestClient
 
 from actors.engine.params import GenerationParams
 from serve_app.generations import GenerateRequest
-from serve_app.web import build_web_app
-from tests.serve_app.fakes import TEXT, TOKENIZER, FakeClient, make_gateway
+from tests.serve_app.fakes import TEXT, TOKENIZER, FakeClient, make_app
 
 pytestmark = pytest.mark.anyio
 Http = AsyncTestClient[Litestar]
@@ -48,9 +47,8 @@ async def test_defaults_are_transformers_own(http: Http, fake: FakeClient) -> No
 
 
 async def test_explicit_fields_lie_over_the_models_defaults(fake: FakeClient) -> None:
-    gateway = make_gateway(fake)
-    gateway.defaults |= {"do_sample": True, "temperature": 0.5, "repetition_penalty": 1.5}
-    async with AsyncTestClient(build_web_app(gateway)) as http:
+    defaults = {"do_sample": True, "temperature": 0.5, "repetition_penalty": 1.5}
+    async with AsyncTestClient(make_app(fake, defaults=defaults)) as http:
         await post(http)
         await post(http, do_sample=False, repetition_penalty=None)
     assert fake.requests[0].params.do_sample

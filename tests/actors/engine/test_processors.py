@@ -1,5 +1,6 @@
 """Processed logits: the vectorized path against transformers' classes, and both against ``model.generate``."""
 
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -65,7 +66,8 @@ WARPED: dict[str, dict[str, Any]] = {
 def by_transformers(logits: Tensor, row: SampleRow) -> Tensor:
     """One row, (vocab,), through the whole list of classes, whatever path the sampler takes."""
     prompt = list(row.prefix[: row.state.num_prompt_tokens])
-    processors = build_processors(row.state.params, prompt, tiny_loaded().model, torch.device("cpu"))
+    build: Callable[..., Callable[..., Tensor]] = build_processors
+    processors = build(row.state.params, prompt, tiny_loaded().model, torch.device("cpu"))
     return processors(torch.tensor([row.prefix[: row.num_prefix]]), logits.float().unsqueeze(0)).squeeze(0)
 
 
@@ -89,6 +91,29 @@ def test_vectorized_path_equals_transformers(
             assert torch.equal(scores[i], expected), row.state.params
 
 
+@pytest.mark.parametrize("is_coarse", [False, True])
+def test_top_p_of_a_wide_vocabulary(is_coarse: bool) -> None:
+    """Rows whose kept tokens are few, and rows so flat that they are sorted whole; equal logits at the boundary."""
+    num_tokens = 3000
+    scales = [0.01, 0.5, 1.0, 3.0, 8.0, 40.0]
+    cases = [(scale, top_p) for scale in scales for top_p in (1e-6, 0.3, 0.9, 0.999)]
+    logits = torch.randn(len(cases), num_tokens, generator=torch.Generator().manual_seed(5))
+    logits *= torch.tensor([scale for scale, _ in cases]).unsqueeze(-1)
+    if is_coarse:
+        logits = logits.bfloat16()
+    rows = [make_row(GenerationParams(do_sample=True, top_p=top_p)) for _, top_p in cases]
+    scores, _ = process(logits, rows)
+    for i, row in enumerate(rows):
+        expected = by_transformers(logits[i], row)
+        if is_coarse:
+            assert torch.equal(scores[i].sort().values, expected.sort().values), cases[i]
+            dropped = (logits[i] == scores[i][scores[i].isfinite()].min()) & ~scores[i].isfinite()
+            kept = (logits[i] == scores[i][scores[i].isfinite()].min()) & scores[i].isfinite()
+            assert not dropped.any() or dropped.nonzero().max() < kept.nonzero().min()
+        else:
+            assert torch.equal(scores[i], expected), cases[i]
+
+
 def test_ties_at_the_boundary_of_top_k_stay() -> None:
     logits = torch.zeros(1, VOCAB_SIZE)
     logits[0, [3, 8, 20]] = torch.tensor([2.0, 1.0, 1.0])
@@ -100,7 +125,7 @@ def test_ties_at_the_boundary_of_top_k_stay() -> None:
 def test_scores_and_tokens_equal_those_of_generate(fields: dict[str, Any]) -> None:
     params = GenerationParams(max_new_tokens=10, **fields)
     prompt = PROMPT[:1] if "forced_bos_token_id" in fields else PROMPT
-    model = tiny_loaded().model
+    model: Any = tiny_loaded().model
     arguments: dict[str, Any] = {"eos_token_id": None} | {name: as_lists(value) for name, value in fields.items()}
     expected = model.generate(
         torch.tensor([prompt]),
@@ -158,7 +183,11 @@ def test_our_processors_stand_before_the_temperature() -> None:
 
 def test_ids_that_a_smaller_vocabulary_lacks_are_ignored() -> None:
     """A draft may know fewer tokens than the target whose ids it is told."""
-    fields = {"repetition_penalty": 1.5, "presence_penalty": 1.0, "logit_bias": {VOCAB_SIZE: 1.0, 3: 1.0}}
+    fields: dict[str, Any] = {
+        "repetition_penalty": 1.5,
+        "presence_penalty": 1.0,
+        "logit_bias": {VOCAB_SIZE: 1.0, 3: 1.0},
+    }
     params = GenerationParams(eos_token_id=(VOCAB_SIZE + 1,), min_new_tokens=5, **fields)
     far = make_row(params, [VOCAB_SIZE + 7, 3])
     near = make_row(msgspec.structs.replace(params, logit_bias={3: 1.0}, eos_token_id=()), [3])

@@ -1,3 +1,4 @@
+import importlib
 from typing import Any
 
 import pytest
@@ -101,7 +102,7 @@ def test_devices_of_quantized_layers(devices: list[int | str], is_stored: bool, 
 
 
 def test_a_method_that_is_not_installed_is_refused() -> None:
-    with pytest.raises(QuantizationError, match="quantization is not supported here: .*pip install"):
+    with pytest.raises(QuantizationError, match=r"quantization is not supported here: .*pip install"):
         make_quantizer({"quant_method": "gptq", "bits": 4, "group_size": 64}, is_stored=True)
 
 
@@ -116,8 +117,7 @@ def test_shapes_that_suit_the_kernel(rows: int, columns: int, fits: bool) -> Non
 @pytest.mark.parametrize(("rows", "columns"), [(32, 64), (64, 128), (96, 192), (32, 320)])
 def test_the_kernel_is_right_for_shapes_that_suit_it(rows: int, columns: int, kind: str) -> None:
     quiet_bitsandbytes()
-    import bitsandbytes as bnb
-
+    bnb: Any = importlib.import_module("bitsandbytes")
     torch.manual_seed(0)
     weight = torch.randn(rows, columns)
     layer = bnb.nn.Linear4bit(columns, rows, bias=False, compute_dtype=torch.float32, quant_type=kind)

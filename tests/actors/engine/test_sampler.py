@@ -100,7 +100,13 @@ def test_company_and_order_change_nothing(dtype: torch.dtype) -> None:
 
 def test_wide_rows_do_not_depend_on_company_either() -> None:
     """A vocabulary that torch's kernels split and vectorize differently for one row and for many."""
-    fields = [{}, {"top_p": 0.9}, {"top_k": 40}, {"min_p": 0.001}, {"temperature": 0.6, "repetition_penalty": 1.1}]
+    fields: list[dict[str, Any]] = [
+        {},
+        {"top_p": 0.9},
+        {"top_k": 40},
+        {"min_p": 0.001},
+        {"temperature": 0.6, "repetition_penalty": 1.1},
+    ]
     rows = [make_row(GenerationParams(do_sample=True, seed=i, logprobs=3, **f)) for i, f in enumerate(fields)]
     logits = random_logits(len(rows), 33_001)
     together = sample(logits, rows)

@@ -43,6 +43,11 @@ def tokenizer(kind: str) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=backend)
 
 
+def ids_of(pieces: list[str]) -> list[int]:
+    vocab = tokenizer("byte_level").get_vocab()
+    return [vocab[piece] for piece in pieces]
+
+
 def state(params: GenerationParams, num_prompt_tokens: int = 3, max_model_len: int = 100) -> StopState:
     return StopState.build(params, num_prompt_tokens, max_model_len, tokenizer("byte_level"), started=50.0)
 
@@ -80,13 +85,13 @@ def test_stop_strings_equal_transformers(kind: str, stops: list[str], numbers: l
     ],
 )
 def test_a_stop_string_must_end_in_the_last_token(pieces: list[str], is_stopped: bool) -> None:
-    token_ids = tokenizer("byte_level").convert_tokens_to_ids(pieces)
+    token_ids = ids_of(pieces)
     found = state(GenerationParams(stop_strings=("stop",))).check(token_ids, len(token_ids), 50.0)
     assert (found is FinishReason.STOP) is is_stopped
 
 
 def test_only_the_first_num_tokens_count() -> None:
-    token_ids = tokenizer("byte_level").convert_tokens_to_ids(["a", "st", "op", "b"])
+    token_ids = ids_of(["a", "st", "op", "b"])
     stopping = state(GenerationParams(stop_strings=("stop",), max_new_tokens=90))
     assert [stopping.check(token_ids, n, 50.0) for n in (1, 2, 3, 4)] == [None, None, FinishReason.STOP, None]
 
@@ -109,7 +114,9 @@ def test_eos_can_be_ignored() -> None:
 
 
 def test_eos_in_the_last_place_is_a_stop_not_a_length() -> None:
-    assert state(GenerationParams(eos_token_id=(2,), max_new_tokens=1)).check([1, 1, 1, 2], 4, 50.0) is FinishReason.STOP
+    assert (
+        state(GenerationParams(eos_token_id=(2,), max_new_tokens=1)).check([1, 1, 1, 2], 4, 50.0) is FinishReason.STOP
+    )
 
 
 def test_lengths() -> None:

@@ -78,9 +78,9 @@ def test_stop_strings_without_a_tokenizer() -> None:
 
 @pytest.mark.parametrize("field", ["forced_bos_token_id", "forced_eos_token_id"])
 def test_forcing_what_is_suppressed(field: str) -> None:
-    value = (4,) if field == "forced_eos_token_id" else 4
+    forced: dict[str, Any] = {field: (4,) if field == "forced_eos_token_id" else 4}
     with pytest.raises(RequestError) as caught:
-        check_params(GenerationParams(suppress_tokens=(4,), **{field: value}), VOCAB_SIZE)
+        check_params(GenerationParams(suppress_tokens=(4,), **forced), VOCAB_SIZE)
     assert caught.value.field == field
 
 

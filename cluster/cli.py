@@ -1,0 +1,168 @@
+"""The command line, ``slipstream``. Each command imports what it needs when it runs, so that ``--help`` is quick."""
+
+import os
+import sys
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from actors.engine.errors import SlipstreamError
+from cluster import __version__
+
+Command = TypeVar("Command", bound=Callable[..., None])
+
+INTERRUPTED = 130
+QUANTIZATIONS = click.Choice(["none", "nf4", "fp4", "int8"])
+CLUSTER_OPTIONS = (
+    click.option("--config", "config_file", type=click.Path(dir_okay=False), help="YAML or JSON file of the cluster."),
+    click.option("--assistant-model", help="The draft: path or hub id."),
+    click.option("--quantization", type=QUANTIZATIONS, help="How the target is loaded."),
+    click.option("--assistant-quantization", type=QUANTIZATIONS, help="How the draft is loaded."),
+    click.option("--dtype", default="auto", show_default=True, help="Dtype of what is not quantized."),
+    click.option("--device-map", default="auto", show_default=True, help="How a target is spread over devices."),
+    click.option("--target-replicas", type=click.IntRange(1), default=1, show_default=True),
+    click.option("--draft-replicas", type=click.IntRange(0), help="0 decodes without a draft.  [default: 1]"),
+    click.option("--num-gpus", type=click.FloatRange(0), help="GPUs of a target.  [default: shared out]"),
+    click.option("--assistant-num-gpus", type=click.FloatRange(0), help="GPUs of a draft."),
+    click.option("--num-threads", type=click.IntRange(1), help="CPU threads of an actor.  [default: shared out]"),
+    click.option("--num-assistant-tokens", type=click.IntRange(0, 64), help="Draft length.  [default: adapted]"),
+)
+
+
+def main() -> None:
+    """Run the command line. Errors are one line on stderr; exit code 2 for wrong usage, 1 for what failed."""
+    try:
+        cli.main(prog_name="slipstream", standalone_mode=False)
+    except click.Abort:
+        sys.exit(INTERRUPTED)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except BrokenPipeError:
+        sys.stdout = None  # whoever read the output has gone; do not flush into it
+        sys.exit(1)
+    except (SlipstreamError, NotImplementedError) as error:
+        _fail(str(error))
+    except Exception as error:
+        if os.environ.get("SLIPSTREAM_DEBUG"):
+            raise
+        _fail(f"{type(error).__name__}: {error} (SLIPSTREAM_DEBUG=1 shows where)")
+
+
+def _fail(message: str) -> None:
+    click.secho(f"slipstream: {' '.join(message.split())}", fg="red", err=True)
+    sys.exit(1)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+@click.version_option(__version__, message="%(prog)s %(version)s")
+def cli() -> None:
+    """Slipstream: a generation cluster on Ray with speculative decoding."""
+
+
+def cluster_options(command: Command) -> Command:
+    """Add the options that describe a cluster to start."""
+    for option in reversed(CLUSTER_OPTIONS):
+        command = option(command)
+    return command
+
+
+@cli.command(short_help="Serve a model over HTTP in the foreground.")
+@click.argument("model", default="demo")
+@cluster_options
+@click.option("--host", default="127.0.0.1", show_default=True)
+@click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True)
+def serve(model: str, config_file: str | None, host: str, port: int, **options: Any) -> None:
+    """Serve MODEL over HTTP in the foreground: a path, a hub id, or the embedded pair "demo"."""
+    from serve_app.run import serve_forever
+
+    serve_forever(_cluster_config(model, config_file, options), host, port)
+
+
+@cli.command(short_help="Generate behind a prompt, streamed to the terminal.")
+@click.argument("prompt")
+@click.option("--model", help='Path, hub id or "demo".  [default: what the running cluster serves, else demo]')
+@cluster_options
+@click.option("--max-new-tokens", type=click.IntRange(1), default=128, show_default=True)
+@click.option("--temperature", type=click.FloatRange(0), help="Sample at this temperature; 0 is greedy.")
+@click.option("--top-k", type=click.IntRange(0))
+@click.option("--top-p", type=click.FloatRange(0, 1, min_open=True))
+@click.option("--seed", type=click.IntRange(0, 2**63 - 1), help="Fixes what is sampled.  [default: drawn]")
+def generate(
+    prompt: str,
+    model: str | None,
+    config_file: str | None,
+    max_new_tokens: int,
+    temperature: float | None,
+    top_k: int | None,
+    top_p: float | None,
+    seed: int | None,
+    **options: Any,
+) -> None:
+    """Generate behind PROMPT ("-" reads it from stdin) on the running cluster, or on one started for this.
+
+    On a terminal, drafted tokens that the target accepted are green and the target's own are plain.
+    """
+    from cluster.prompting import generate_text
+
+    sampling = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}
+    fields: dict[str, Any] = {name: value for name, value in sampling.items() if value is not None}
+    if temperature == 0:
+        fields = {"do_sample": False}
+    elif fields:
+        fields["do_sample"] = True
+    generate_text(
+        sys.stdin.read() if prompt == "-" else prompt,
+        {**fields, "max_new_tokens": max_new_tokens},
+        model=model,
+        make_config=lambda: _cluster_config(model, config_file, options),
+    )
+
+
+@cli.command(short_help="Show the running cluster.")
+@click.option("--json", "as_json", is_flag=True, help="Print plain data.")
+def status(as_json: bool) -> None:
+    """Show the running cluster: actors, models, devices, load, acceptance."""
+    from cluster.status import fetch_stats, show_stats
+
+    show_stats(fetch_stats(), as_json=as_json)
+
+
+@cli.command()
+@click.option("--example", is_flag=True, help="Print the embedded pair's configuration as YAML instead.")
+def config(example: bool) -> None:
+    """Print the JSON Schema of a cluster's configuration."""
+    import json
+
+    import msgspec
+
+    from cluster.config import ClusterConfig
+
+    if not example:
+        click.echo(json.dumps(msgspec.json.schema(ClusterConfig), indent=2))
+        return
+    import yaml
+
+    click.echo("# slipstream serve --config FILE; what is left out has its default (see: slipstream config)")
+    click.echo(yaml.safe_dump(msgspec.to_builtins(ClusterConfig.demo()), sort_keys=False), nl=False)
+
+
+def _cluster_config(model: str | None, config_file: str | None, options: dict[str, Any]) -> Any:
+    """Build the configuration to start: a file's, or that of the options. Both at once are refused."""
+    from cluster.config import ClusterConfig
+    from cluster.configure import DEMO, configure
+
+    if config_file is None:
+        return configure(model or DEMO, **options)
+    context = click.get_current_context()
+    given = [name for name in options if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE]
+    if model is not None and context.get_parameter_source("model") is click.core.ParameterSource.COMMANDLINE:
+        given.append("model")
+    if given:
+        raise click.UsageError(f"--config describes the whole cluster; leave out {', '.join(sorted(given))}")
+    return ClusterConfig.from_file(config_file)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,94 @@
+"""``slipstream status``: the running cluster as a table, or as plain data."""
+
+import asyncio
+
+import click
+import msgspec
+from rich.console import Console
+from rich.table import Table
+
+from actors.status import ClusterStats, WorkerStatus
+from cluster.session import Cluster
+
+
+def fetch_stats() -> ClusterStats:
+    """Ask the router of the cluster that runs. Raises SlipstreamError where none does."""
+    Cluster.connect()
+    return asyncio.run(_fetch())
+
+
+async def _fetch() -> ClusterStats:
+    from actors.router_client import RouterClient
+
+    client = await RouterClient.connect()
+    try:
+        return await client.stats()
+    finally:
+        await client.close()
+
+
+def show_stats(stats: ClusterStats, *, as_json: bool = False) -> None:
+    """Print to stdout."""
+    if as_json:
+        click.echo(msgspec.json.format(msgspec.json.encode(stats)).decode())
+        return
+    console = Console()
+    console.print(workers_table(stats))
+    for line in totals(stats):
+        console.print(line, highlight=False)
+
+
+def workers_table(stats: ClusterStats) -> Table:
+    """A row for each model actor."""
+    table = Table(title=None, header_style="bold")
+    for heading in ("actor", "role", "model", "weights", "devices", "requests", "KV used", "tokens", "state"):
+        table.add_column(heading, overflow="fold")
+    for worker in stats.workers:
+        table.add_row(*_row(worker))
+    return table
+
+
+def _row(worker: WorkerStatus) -> tuple[str, ...]:
+    info, stats = worker.info, worker.stats
+    used = stats.num_blocks - stats.num_free_blocks
+    return (
+        info.worker_id,
+        info.role,
+        info.model,
+        " ".join(filter(None, (info.quantization if info.quantization != "none" else "", info.dtype))),
+        ", ".join(info.devices),
+        str(worker.num_requests),
+        f"{used / stats.num_blocks:.0%}" if stats.num_blocks else "-",
+        str(stats.num_generated_tokens),
+        "[green]alive[/]" if worker.is_alive else f"[red]silent for {worker.last_report:.0f} s[/]",
+    )
+
+
+def totals(stats: ClusterStats) -> list[str]:
+    """Totals since the router started, a line each."""
+    rate = stats.acceptance_rate
+    lines = [
+        f"up {_duration(stats.uptime)}; {stats.num_requests} requests running, "
+        f"{stats.num_finished} finished, {stats.num_failed} failed; {stats.num_generated_tokens} tokens generated"
+    ]
+    if rate is None:
+        lines.append("nothing drafted yet")
+    else:
+        per_position = ", ".join(_shares(stats))
+        lines.append(
+            f"draft length {stats.draft_length}; {stats.num_accepted_tokens} of {stats.num_draft_tokens} drafted "
+            f"tokens accepted ({rate:.0%}); by position: {per_position}"
+        )
+    return lines
+
+
+def _shares(stats: ClusterStats) -> list[str]:
+    return [f"{count / stats.num_drafts:.0%}" for count in stats.num_accepted_tokens_per_pos if stats.num_drafts]
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    parts = [f"{hours} h"] if hours else []
+    parts += [f"{minutes} min"] if minutes else []
+    return " ".join([*parts, f"{rest} s"]) if not hours else " ".join(parts)
