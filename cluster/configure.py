@@ -45,25 +45,28 @@ def configure(
     Raises:
         ConfigError: a value that cannot work; names the field.
     """
+    if target_replicas < 1 or (draft_replicas or 0) < 0:
+        raise ConfigError(f"replicas: at least one target, and drafts: {target_replicas=}, {draft_replicas=}")
     is_demo = model == DEMO
     draft_name = assistant_model or (DEMO_DRAFT if is_demo else None)
-    num_drafts = 0 if draft_name is None else 1 if draft_replicas is None else draft_replicas
     if draft_name is None and draft_replicas:
         raise ConfigError(f"draft_replicas: {draft_replicas} drafts are asked for, but there is no assistant_model")
-    base = ClusterConfig.demo() if is_demo else None
+    num_drafts = 0 if draft_name is None else 1 if draft_replicas is None else draft_replicas
     gpus, draft_gpus = _gpus(is_demo, num_gpus, assistant_num_gpus, target_replicas, num_drafts)
     threads = num_threads or (1 if is_demo else max(1, _num_cores() // (target_replicas + num_drafts)))
+    if engine is None:
+        engine = ClusterConfig.demo().target.worker.engine if is_demo else EngineConfig()
     target = WorkerConfig(
         model=_model_config(
-            model=model,
-            revision=revision,
-            quantization=_quantization(quantization, quantization_config, is_demo),
-            quantization_config=_plain_quantization(quantization_config),
-            dtype=_dtype_name(dtype),
-            device_map=_plain_device_map(device_map),
-            max_memory=None if max_memory is None else dict(max_memory),
+            model,
+            revision,
+            quantization,
+            quantization_config,
+            dtype=dtype,
+            device_map=device_map,
+            max_memory=max_memory,
         ),
-        engine=engine or (base.target.worker.engine if base else EngineConfig()),
+        engine=engine,
         num_gpus=gpus,
         num_threads=threads,
     )
@@ -71,16 +74,14 @@ def configure(
     if draft_name is not None and num_drafts:
         draft = WorkerConfig(
             model=_model_config(
-                model=draft_name,
-                revision=assistant_revision,
-                quantization=_quantization(
-                    assistant_quantization, assistant_quantization_config, draft_name == DEMO_DRAFT
-                ),
-                quantization_config=_plain_quantization(assistant_quantization_config),
-                dtype=_dtype_name(dtype),
-                device_map=_plain_device_map(assistant_device_map),
+                draft_name,
+                assistant_revision,
+                assistant_quantization,
+                assistant_quantization_config,
+                dtype=dtype,
+                device_map=assistant_device_map,
             ),
-            engine=engine or (base.draft.worker.engine if base and base.draft else EngineConfig()),
+            engine=engine,
             num_gpus=draft_gpus,
             num_threads=threads,
         )
@@ -94,11 +95,32 @@ def configure(
     )
 
 
-def _model_config(**fields: Any) -> ModelConfig:
+def _model_config(
+    model: str,
+    revision: str | None,
+    quantization: str | None,
+    quantization_config: Any,
+    *,
+    dtype: Any,
+    device_map: Any,
+    max_memory: Mapping[int | str, int | str] | None = None,
+) -> ModelConfig:
+    """One model; without a word on quantization the embedded ones come as NF4, others as their checkpoint is."""
+    if quantization is None:
+        quantization = "nf4" if model in (DEMO, DEMO_DRAFT) and quantization_config is None else "none"
+    fields = {
+        "model": model,
+        "revision": revision,
+        "quantization": quantization,
+        "quantization_config": _plain_quantization(quantization_config),
+        "dtype": _dtype_name(dtype),
+        "device_map": _plain_device_map(device_map),
+        "max_memory": None if max_memory is None else dict(max_memory),
+    }
     try:
-        return msgspec.convert({name: value for name, value in fields.items() if value is not None}, ModelConfig)
+        return msgspec.convert(fields, ModelConfig)
     except msgspec.ValidationError as error:
-        raise ConfigError(f"{fields['model']}: {error}") from error
+        raise ConfigError(f"{model}: {error}") from error
 
 
 def _convert(fields: dict[str, Any]) -> ClusterConfig:
@@ -106,13 +128,6 @@ def _convert(fields: dict[str, Any]) -> ClusterConfig:
         return msgspec.convert(msgspec.to_builtins(fields), ClusterConfig)
     except msgspec.ValidationError as error:
         raise ConfigError(f"cluster config: {error}") from error
-
-
-def _quantization(name: str | None, full: Any, is_embedded: bool) -> str:
-    """What was asked for; without a word the embedded models come as NF4 and others as their checkpoint is."""
-    if name is not None:
-        return name
-    return "nf4" if is_embedded and full is None else "none"
 
 
 def _plain_quantization(config: Any) -> dict[str, Any] | None:

@@ -9,6 +9,7 @@ import msgspec
 from actors.engine.errors import GenerationError
 from actors.engine.request import Delta, FinishReason, Request, TokenLogprobs
 from cluster.client import GenerationClient
+from serve_app.detached import spawn
 from serve_app.errors import timed_out
 from serve_app.text import Segment, TextStream, join
 
@@ -89,7 +90,7 @@ async def merge(
         except Exception as error:
             queue.put_nowait(error)
 
-    tasks = [asyncio.create_task(pump(stream)) for stream in streams]
+    tasks = [spawn(pump(stream)) for stream in streams]
     num_running = len(tasks)
     try:
         while num_running:

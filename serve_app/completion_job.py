@@ -27,7 +27,12 @@ class CompletionJob:
     """Knows the request, its prompts and what was rendered of each choice so far."""
 
     def __init__(
-        self, gateway: Gateway, data: CompletionRequest, prompts: Sequence[Prompt], choices: Sequence[Choice], job_id: str
+        self,
+        gateway: Gateway,
+        data: CompletionRequest,
+        prompts: Sequence[Prompt],
+        choices: Sequence[Choice],
+        job_id: str,
     ) -> None:
         self._gateway = gateway
         self._data = data
@@ -45,7 +50,9 @@ class CompletionJob:
         num_choices = data.n or 1
         check_limit("n", num_choices, gateway.limits.max_n)
         if data.echo and data.logprobs is not None:
-            raise RequestError("echo: log-probabilities of the prompt are not served; drop echo or logprobs", field="echo")
+            raise RequestError(
+                "echo: log-probabilities of the prompt are not served; drop echo or logprobs", field="echo"
+            )
         prompts = await read_prompts(gateway, card, data.prompt)
         job_id = new_id("cmpl")
         choices = plan(

@@ -15,6 +15,7 @@ from actors.status import ClusterStats
 from cluster.config import LimitsConfig
 from serve_app.choices import Choice, ChoiceDelta, merge, run_choice
 from cluster.client import GenerationClient
+from serve_app.detached import spawn
 from serve_app.errors import ApiError, not_ready
 from serve_app.metrics import Metrics
 from serve_app.text import TextStream
@@ -66,7 +67,7 @@ class Gateway:
         now = self._clock()
         if self._stats is None or now - self._stats_time >= max_age:
             try:
-                self._stats = await self._client.stats()
+                self._stats = await asyncio.shield(spawn(self._client.stats()))
             except Exception as error:
                 raise not_ready() from error
             self._stats_time = now

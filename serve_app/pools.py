@@ -76,9 +76,12 @@ def pool_deployment(role: Role, config: ClusterConfig, pool: PoolConfig) -> serv
         ModelReplica,
         name=f"{role.capitalize()}Pool",
         ray_actor_options={"num_cpus": 0},
+        graceful_shutdown_wait_loop_s=0.2,
         graceful_shutdown_timeout_s=DRAIN_SECONDS,
         health_check_period_s=HEALTH_CHECK_SECONDS,
         max_constructor_retry_count=MAX_NUM_STARTS,
         **options,
     )
-    return deployment.bind(role, config.name, msgspec.msgpack.encode(pool.worker), msgspec.msgpack.encode(config.router))
+    return deployment.bind(
+        role, config.name, msgspec.msgpack.encode(pool.worker), msgspec.msgpack.encode(config.router)
+    )

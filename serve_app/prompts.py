@@ -36,7 +36,9 @@ def _items(prompt: Sequence[str | int | Sequence[int]], field: str) -> list[str 
     ids = [item for item in prompt if isinstance(item, int)]
     if len(ids) == len(prompt):
         return [ids]
-    raise ApiError(422, f"{field}: a list holds texts, or ids, or lists of ids, not a mix", param=field, code="wrong_type")
+    raise ApiError(
+        422, f"{field}: a list holds texts, or ids, or lists of ids, not a mix", param=field, code="wrong_type"
+    )
 
 
 async def _read(gateway: Gateway, card: ModelCard, item: str | Sequence[int], field: str) -> Prompt:

@@ -1,6 +1,7 @@
 """``slipstream serve``: a local Ray, Serve on it, the application; in the foreground until Ctrl-C, then nothing left."""
 
 import contextlib
+import importlib
 import logging
 import os
 import signal
@@ -124,6 +125,8 @@ def _local_ray(config: ClusterConfig) -> Iterator[None]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     import ray
 
+    # Ray starts its processes while this one imports Serve.
+    threading.Thread(target=importlib.import_module, args=("serve_app.app",), daemon=True).start()
     workers = [(config.target.worker, config.target.replicas)]
     if config.draft is not None:
         workers.append((config.draft.worker, config.draft.replicas))

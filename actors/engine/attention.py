@@ -21,21 +21,38 @@ IMPLEMENTATION = "slipstream"
 MAX_ROW_QUERIES = 16  # above it, heads of a group run as heads rather than as rows of one head
 
 
+@dataclass(frozen=True, slots=True)
+class AttentionCall:
+    """What one layer asks of attention for the T new tokens of a step.
+
+    Attributes:
+        layer: index of the layer; None where the module has none.
+        query: (num_heads, T, dim).
+        key: (num_kv_heads, T, dim).
+        value: (num_kv_heads, T, value_dim).
+        scaling: factor on the scores.
+        window: how many keys a query sees at most, its own included; None for all.
+        softcap: bound that scores are squeezed under; None for none.
+        is_causal: whether the module says so of itself.
+        extra: what else the model passed on.
+    """
+
+    layer: int | None
+    query: torch.Tensor
+    key: torch.Tensor
+    value: torch.Tensor
+    scaling: float
+    window: int | None
+    softcap: float | None
+    is_causal: bool
+    extra: dict[str, Any]
+
+
 class AttentionContext(Protocol):
     """Where the registered function finds what it needs of the running step."""
 
-    def attend(
-        self,
-        module: torch.nn.Module,
-        query: torch.Tensor,
-        key: torch.Tensor,
-        value: torch.Tensor,
-        scaling: float,
-        window: int | None,
-        softcap: float | None,
-        extra: dict[str, Any],
-    ) -> torch.Tensor:
-        """Attend ``query`` (num_heads, T, dim) over ``key``, ``value`` (num_kv_heads, T, dim): (T, num_heads, dim)."""
+    def attend(self, call: AttentionCall) -> torch.Tensor:
+        """Attend the new tokens of one layer: (T, num_heads, value_dim)."""
 
 
 _current: ContextVar[AttentionContext] = ContextVar("attention_context")
@@ -63,9 +80,18 @@ def _registered(
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """The function transformers calls: query (1, num_heads, T, dim) and so on; returns (1, T, num_heads, dim)."""
-    scale = query.shape[-1] ** -0.5 if scaling is None else float(scaling)
-    output = _current.get().attend(module, query[0], key[0], value[0], scale, sliding_window, softcap, kwargs)
-    return output[None], None
+    call = AttentionCall(
+        layer=getattr(module, "layer_idx", None),
+        query=query[0],
+        key=key[0],
+        value=value[0],
+        scaling=query.shape[-1] ** -0.5 if scaling is None else float(scaling),
+        window=sliding_window,
+        softcap=softcap,
+        is_causal=getattr(module, "is_causal", True) is not False,
+        extra=kwargs,
+    )
+    return _current.get().attend(call)[None], None
 
 
 AttentionInterface.register(IMPLEMENTATION, _registered)
@@ -99,30 +125,21 @@ class PagedAttention:
     spans: list[AttentionSpan]
     _masks: dict[tuple[int, int, int | None, int, torch.device], torch.Tensor] = field(default_factory=dict)
 
-    def attend(
-        self,
-        module: torch.nn.Module,
-        query: torch.Tensor,
-        key: torch.Tensor,
-        value: torch.Tensor,
-        scaling: float,
-        window: int | None,
-        softcap: float | None,
-        extra: dict[str, Any],
-    ) -> torch.Tensor:
+    def attend(self, call: AttentionCall) -> torch.Tensor:
         """See :class:`AttentionContext`."""
-        layer = int(module.layer_idx)  # type: ignore[arg-type]
-        self.cache.write(layer, self.slots[key.device], key.transpose(0, 1), value.transpose(0, 1))
-        num_heads, num_rows, dim = query.shape
-        num_groups = key.shape[0]
-        grouped = query.transpose(0, 1).reshape(num_rows, num_groups, num_heads // num_groups, dim)
-        output = query.new_empty(*grouped.shape[:3], value.shape[-1])
+        assert call.layer is not None  # the probe has seen to it
+        self.cache.write(call.layer, self.slots[call.key.device], call.key.transpose(0, 1), call.value.transpose(0, 1))
+        num_heads, num_rows, dim = call.query.shape
+        num_groups = call.key.shape[0]
+        grouped = call.query.transpose(0, 1).reshape(num_rows, num_groups, num_heads // num_groups, dim)
+        output = call.query.new_empty(*grouped.shape[:3], call.value.shape[-1])
+        window = call.window
         for span in self.spans:
             rows = slice(span.first, span.first + span.num_queries)
             # Keys that the window has left behind for every query of the span are not even read.
             skip = 0 if window is None else max(0, span.num_keys - span.num_queries - window + 1)
-            keys, values = self.cache.read(layer, span.runs, skip)
-            output[rows] = self._attend_one(grouped[rows], keys, values, scaling, window, softcap)
+            keys, values = self.cache.read(call.layer, span.runs, skip)
+            output[rows] = self._attend_one(grouped[rows], keys, values, call.scaling, window, call.softcap)
         return output.flatten(1, 2)
 
     def _attend_one(

@@ -20,7 +20,7 @@ from transformers import (
 )
 
 from actors.engine.blueprint import Blueprint, draw_blueprint
-from actors.engine.catalog import Checkpoint, check_weights, fetch_weights, find_checkpoint
+from actors.engine.catalog import Checkpoint, fetch_weights, find_checkpoint
 from actors.engine.config import DEVICE_MAPS, EngineConfig, ModelConfig
 from actors.engine.devices import OFFLOADED, Device, execution_devices, main_device, parse_device
 from actors.engine.errors import ConfigError, DoesNotFitError
@@ -64,8 +64,6 @@ def load_model(
     """
     checkpoint = find_checkpoint(config.model, config.revision)
     model_config = read_model_config(checkpoint)
-    if checkpoint.repo_id is None:
-        check_weights(checkpoint)
     tokenizer = load_tokenizer(config, checkpoint)
     generation_config = read_generation_config(checkpoint, model_config, config.generation)
     dtype = choose_dtype(config, checkpoint, model_config)
@@ -76,9 +74,14 @@ def load_model(
     text_config = model_config.get_text_config()
     kv_bytes = kv_bytes_per_layer(text_config, dtype.itemsize)
     context = context_length(text_config, engine)
-    num_reserved = reserved_blocks(engine, context, sum(kv_bytes), usable) * engine.block_size
-    is_offload_wanted = config.offload_folder is not None
-    placement = place(blueprint, config.device_map, usable, kv_bytes, num_reserved, can_use_disk=is_offload_wanted)
+    placement = place(
+        blueprint,
+        config.device_map,
+        usable,
+        kv_bytes,
+        [blocks * engine.block_size for blocks in reserved_blocks(engine, context, sum(kv_bytes), usable)],
+        can_use_disk=config.offload_folder is not None,
+    )
     _check_quantized_map(blueprint, placement)
     num_blocks, note = plan_blocks(engine, context, placement.loads)
     notes = [*blueprint.notes, *([note] if note else []), *_offload_notes(placement)]
@@ -204,9 +207,9 @@ def _materialize(
     placement: Placement,
 ) -> PreTrainedModel:
     """Read the weights onto their devices."""
-    folder = config.offload_folder
-    if folder is None and "disk" in placement.devices:
-        folder = tempfile.mkdtemp(prefix="slipstream-offload-")
+    own_folder = None
+    if config.offload_folder is None and "disk" in placement.devices:
+        own_folder = tempfile.mkdtemp(prefix="slipstream-offload-")
     quantization = blueprint.quantization
     if quantization is not None and len(placement.devices) > 1 and not placement.devices.isdisjoint(OFFLOADED):
         quantization.llm_int8_enable_fp32_cpu_offload = True
@@ -220,13 +223,17 @@ def _materialize(
             dtype=dtype,
             device_map=dict(placement.device_map),
             quantization_config=quantization,
-            offload_folder=folder,
+            offload_folder=config.offload_folder or own_folder,
             use_safetensors=True,
             trust_remote_code=False,
             **extra,
         )
     except torch.OutOfMemoryError as error:
         raise DoesNotFitError(f"model {config.model!r}: memory ran out while weights were read: {error}") from error
-    if folder is not None and config.offload_folder is None:
-        weakref.finalize(model, shutil.rmtree, folder, ignore_errors=True)
+    except BaseException:
+        if own_folder is not None:
+            shutil.rmtree(own_folder, ignore_errors=True)
+        raise
+    if own_folder is not None:
+        weakref.finalize(model, shutil.rmtree, own_folder, ignore_errors=True)
     return model

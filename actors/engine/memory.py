@@ -10,12 +10,12 @@ import psutil  # type: ignore[import-untyped]
 import torch
 
 from actors.engine.config import EngineConfig
-from actors.engine.devices import Device, device_names
+from actors.engine.devices import OFFLOADED, Device, device_names
 from actors.engine.errors import ConfigError, DoesNotFitError
 
 USABLE_SHARE = 0.9  # of what is free; the rest is for activations, fragments and what others take meanwhile
 CPU_CACHE_SHARE = 0.25  # of the RAM that may be used, since it is shared with other processes
-RESERVED_SHARE = 0.1  # of all devices, for KV blocks while layers are placed and nothing was asked for
+RESERVED_SHARE = 0.1  # of the memory for layers, kept for KV blocks where nothing was asked for
 MIN_RESERVED_TOKENS = 4096  # of context, however long the model's may be
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
@@ -119,11 +119,12 @@ def context_length(text_config: Any, engine: EngineConfig) -> int:
     return int(asked or own or MIN_RESERVED_TOKENS)
 
 
-def reserved_blocks(engine: EngineConfig, context: int, kv_bytes: int, usable: Mapping[Device, int]) -> int:
-    """Return KV blocks to keep room for while layers are placed.
+def reserved_blocks(engine: EngineConfig, context: int, kv_bytes: int, usable: Mapping[Device, int]) -> tuple[int, ...]:
+    """Return KV blocks to keep room for while layers are placed: a first choice, then what to settle for.
 
-    What was asked for; else a tenth of all memory that may be used, at least one sequence (of the context that was
-    asked for, or of 4096 tokens) and at most all sequences at full length.
+    What was asked for is the only choice. Else a tenth of the accelerators' memory (of the RAM where there are none),
+    but no more than all sequences at full length; and where layers would have to be offloaded for that, one sequence:
+    of the context that was asked for, or of 4096 tokens.
 
     Args:
         engine: bounds.
@@ -132,14 +133,15 @@ def reserved_blocks(engine: EngineConfig, context: int, kv_bytes: int, usable: M
         usable: bytes by device.
     """
     if engine.num_blocks is not None:
-        return engine.num_blocks
+        return (engine.num_blocks,)
     block_bytes = max(1, kv_bytes * engine.block_size)
     if engine.kv_cache_memory is not None:
-        return engine.kv_cache_memory // block_bytes
+        return (engine.kv_cache_memory // block_bytes,)
     shortest = context if engine.max_model_len is not None else min(context, MIN_RESERVED_TOKENS)
-    most = engine.max_num_seqs * blocks_for(context, engine)
-    share = int(sum(usable.values()) * RESERVED_SHARE) // block_bytes
-    return max(blocks_for(shortest, engine), min(most, share))
+    least = blocks_for(shortest, engine)
+    total = sum(size for device, size in usable.items() if device not in OFFLOADED) or usable["cpu"]
+    share = min(int(total * RESERVED_SHARE) // block_bytes, engine.max_num_seqs * blocks_for(context, engine))
+    return (share, least) if share > least else (least,)
 
 
 def blocks_for(num_tokens: int, engine: EngineConfig) -> int:

@@ -4,7 +4,7 @@ While accelerate's strategies place layers, each decoder layer carries one more 
 cache. So the cache is counted where it will lie, and layers spread as they must.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -45,7 +45,7 @@ def place(
     device_map: str | Mapping[str, int | str],
     usable: Mapping[Device, int],
     kv_bytes: tuple[int, ...],
-    num_reserved_tokens: int,
+    num_reserved_tokens: Sequence[int],
     *,
     can_use_disk: bool,
 ) -> Placement:
@@ -56,7 +56,8 @@ def place(
         device_map: as in :class:`actors.engine.config.ModelConfig`.
         usable: bytes that may be taken on each device.
         kv_bytes: of one token, in each layer.
-        num_reserved_tokens: tokens of KV cache to leave room for.
+        num_reserved_tokens: tokens of KV cache for which a strategy leaves room; the first of them that needs no
+            offloading, else the last.
         can_use_disk: whether a strategy may put layers on disk.
 
     Raises:
@@ -66,8 +67,7 @@ def place(
     if isinstance(device_map, Mapping):
         placed = _follow_map(blueprint, device_map)
     elif device_map in DEVICE_MAPS:
-        reserve = [size * num_reserved_tokens for size in kv_bytes]
-        placed = _follow_strategy(blueprint, device_map, usable, reserve, can_use_disk=can_use_disk)
+        placed = _first_without_offloading(blueprint, device_map, usable, kv_bytes, num_reserved_tokens, can_use_disk)
     else:
         placed = {"": parse_device(device_map)}
     if len(set(placed.values())) == 1 and "disk" not in placed.values():
@@ -127,25 +127,23 @@ def _units(blueprint: Blueprint, device_of: Callable[[str], Device]) -> Iterator
             yield name, device_of(f"{name}.{own[0]}" if name else own[0])
 
 
-def _follow_strategy(
-    blueprint: Blueprint, strategy: str, usable: Mapping[Device, int], reserve: list[int], *, can_use_disk: bool
+def _first_without_offloading(
+    blueprint: Blueprint,
+    strategy: str,
+    usable: Mapping[Device, int],
+    kv_bytes: tuple[int, ...],
+    num_reserved_tokens: Sequence[int],
+    can_use_disk: bool,
 ) -> dict[str, Device]:
-    """Place by one of accelerate's strategies, the KV cache of offloaded layers counted on the main device."""
+    """Place with less and less room for KV cache, until no layer has to be offloaded for it."""
     accelerators = {device: size for device, size in usable.items() if device not in OFFLOADED and size > 0}
-    total = sum(blueprint.sizes.values()) + sum(reserve)
-    if not accelerators and (total <= usable["cpu"] or not can_use_disk):
+    if not accelerators and (sum(blueprint.sizes.values()) <= usable["cpu"] or not can_use_disk):
         return {"": "cpu"}
-    main = main_device(accelerators)
-    elsewhere = 0  # bytes of KV cache on the main device for layers that are offloaded
-    with _cache_on_layers(blueprint, reserve):
-        for _ in range(len(reserve) + 1):
-            budgets = {**accelerators, "cpu": usable["cpu"]}
-            budgets[main] = max(0, budgets[main] - elsewhere)
-            placed = _infer(blueprint, strategy, budgets)
-            offloaded = sum(size for index, size in enumerate(reserve) if _is_offloaded(blueprint, placed, index, main))
-            if offloaded <= elsewhere:
-                break
-            elsewhere = offloaded
+    for tokens in num_reserved_tokens:
+        reserve = [size * tokens for size in kv_bytes]
+        placed = _follow_strategy(blueprint, strategy, accelerators, usable["cpu"], reserve)
+        if accelerators and set(placed.values()).isdisjoint(OFFLOADED):
+            break
     if "disk" in placed.values() and not can_use_disk:
         sizes = ", ".join(f"{device_names([device])} {format_size(size)}" for device, size in usable.items())
         raise DoesNotFitError(
@@ -153,6 +151,24 @@ def _follow_strategy(
             f"do not fit what may be used: {sizes}. Quantize (nf4), lower num_blocks or max_model_len, raise "
             "max_memory, add devices, or set offload_folder to let layers go to disk"
         )
+    return placed
+
+
+def _follow_strategy(
+    blueprint: Blueprint, strategy: str, accelerators: Mapping[Device, int], ram: int, reserve: list[int]
+) -> dict[str, Device]:
+    """Place by one of accelerate's strategies, the KV cache of offloaded layers counted on the main device."""
+    main = main_device(accelerators)
+    elsewhere = 0  # bytes of KV cache on the main device for layers that are offloaded
+    with _cache_on_layers(blueprint, reserve):
+        for _ in range(len(reserve) + 1):
+            budgets = {**accelerators, "cpu": ram}
+            budgets[main] = max(0, budgets[main] - elsewhere)
+            placed = _infer(blueprint, strategy, budgets)
+            offloaded = sum(size for index, size in enumerate(reserve) if _is_offloaded(blueprint, placed, index, main))
+            if offloaded <= elsewhere:
+                break
+            elsewhere = offloaded
     return placed
 
 

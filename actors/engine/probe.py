@@ -8,11 +8,10 @@ does not pass is served through transformers' own cache.
 from collections.abc import Mapping
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 
-from actors.engine.attention import IMPLEMENTATION, AttentionSpan, PagedAttention, attention_context
+from actors.engine.attention import IMPLEMENTATION, AttentionCall, AttentionSpan, PagedAttention, attention_context
 from actors.engine.batch import Span
 from actors.engine.forward import input_device, packed_forward
 from actors.engine.kv_cache import KVCache, LayerSpec
@@ -40,36 +39,26 @@ class ProbeAttention:
     windows: dict[int, int | None] = field(default_factory=dict)
     problems: set[str] = field(default_factory=set)
 
-    def attend(
-        self,
-        module: torch.nn.Module,
-        query: torch.Tensor,
-        key: torch.Tensor,
-        value: torch.Tensor,
-        scaling: float,
-        window: int | None,
-        softcap: float | None,
-        extra: dict[str, Any],
-    ) -> torch.Tensor:
+    def attend(self, call: AttentionCall) -> torch.Tensor:
         """See :class:`actors.engine.attention.AttentionContext`."""
-        layer = getattr(module, "layer_idx", None)
+        layer, key = call.layer, call.key
         if layer is None or layer in self.layers:
             raise UnsupportedModelError("an attention layer has no index of its own")
-        if getattr(module, "is_causal", True) is False:
+        if not call.is_causal:
             self.problems.add("attention that is not causal")
-        for name, given in extra.items():
+        for name, given in call.extra.items():
             if isinstance(given, torch.Tensor) and name not in HARMLESS_EXTRAS:
                 self.problems.add(f"attention with {name}")
-        spec = LayerSpec(key.shape[0], key.shape[2], value.shape[2], key.dtype, key.device)
+        spec = LayerSpec(key.shape[0], key.shape[2], call.value.shape[2], key.dtype, key.device)
         self.layers[layer] = spec
-        self.windows[layer] = window
-        length = query.shape[1]
+        self.windows[layer] = call.window
+        length = key.shape[1]
         alone = PagedAttention(
             cache=KVCache({layer: spec}, num_blocks=1, block_size=length),
             slots={key.device: torch.arange(length, device=key.device)},
             spans=[AttentionSpan(0, length, length, ((0, length),))],
         )
-        return alone.attend(module, query, key, value, scaling, window, softcap, extra)
+        return alone.attend(call)
 
 
 def probe_layers(loaded: LoadedModel) -> dict[int, LayerSpec]:

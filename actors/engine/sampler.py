@@ -6,6 +6,7 @@ Each row is a pure function of its logits, prefix and parameters. A drafted sequ
 drafts being part of the later prefixes, and all rows of all sequences are decided in one call.
 """
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
@@ -14,19 +15,16 @@ import torch
 from torch import Tensor
 
 from actors.engine import warpers
-from actors.engine.errors import RequestError
+from actors.engine.choice import argmax, argmax_with_noise
 from actors.engine.loaded import LoadedModel
 from actors.engine.logprobs import token_logprobs
-from actors.engine.noise import gumbel_noise, gumbel_noise_at
 from actors.engine.params import GenerationParams
 from actors.engine.processors import build_processors, min_num_tokens, needs_list
 from actors.engine.request import TokenLogprobs
+from actors.engine.validation import refusal
 
 # Called with a prefix (1, n) and its scores (1, vocab); transformers' LogitsProcessorList in earnest.
 Processors = Callable[..., Tensor]
-
-# Noise for chosen tokens costs about four times as much a token: three words of each block are thrown away.
-_SPARSE_FRACTION = 0.2
 
 
 class SamplerState:
@@ -79,7 +77,7 @@ class SamplerState:
             try:
                 state.processors(torch.device("cpu"))
             except (ValueError, TypeError) as error:
-                raise RequestError(f"generation parameters: {error}") from error
+                raise refusal(params, error) from error
         return state
 
     def processors(self, device: torch.device) -> Processors:
@@ -135,15 +133,18 @@ def sample(logits: Tensor, rows: Sequence[SampleRow]) -> Sampled:
     best = scores.amax(dim=-1)
     sampled = [i for i, row in enumerate(rows) if row.state.params.do_sample and i not in errors]
     if len(sampled) == len(rows):
-        chosen = _argmax_with_noise(scores, rows)
+        chosen = _draw(scores, rows)
     else:
-        chosen = _argmax(scores)
+        chosen = argmax(scores)
         if sampled:
             indices = torch.tensor(sampled, device=scores.device)
-            chosen[indices] = _argmax_with_noise(scores[indices], [rows[i] for i in sampled])
-    for i in (~best.isfinite()).nonzero().flatten().tolist():
-        errors.setdefault(i, _describe(best[i].item()))
-    token_ids = chosen.tolist()
+            chosen[indices] = _draw(scores[indices], [rows[i] for i in sampled])
+    # One transfer for both: float64 holds every token id.
+    token_ids, largest = torch.stack([chosen.to(torch.float64), best.to(torch.float64)]).tolist()
+    token_ids = [int(token) for token in token_ids]
+    for i, value in enumerate(largest):
+        if not math.isfinite(value):
+            errors.setdefault(i, _describe(value))
     asked = {i: n for i, row in enumerate(rows) if (n := row.state.params.logprobs) is not None and i not in errors}
     logprobs = token_logprobs(scores, token_ids, asked)
     return Sampled(token_ids, [logprobs.get(i) for i in range(len(rows))], errors)
@@ -213,40 +214,10 @@ def _emitted(row: SampleRow) -> tuple[Sequence[int], float, float]:
     return emitted, params.presence_penalty, params.frequency_penalty
 
 
-def _argmax_with_noise(scores: Tensor, rows: Sequence[SampleRow]) -> Tensor:
-    """The rule of the module's docstring: (rows,) int64. Noise is for surviving tokens only, where that pays."""
+def _draw(scores: Tensor, rows: Sequence[SampleRow]) -> Tensor:
     seeds = torch.tensor([row.state.params.seed for row in rows], device=scores.device)
     positions = torch.tensor([row.num_prefix for row in rows], device=scores.device)
-    # Counting survivors would make a GPU wait for the host, and noise is cheap there.
-    if scores.device.type != "cpu" or not any(row.state.is_truncated for row in rows):
-        return _argmax_of_all(scores, seeds, positions)
-    survivors = scores > float("-inf")
-    is_sparse = survivors.sum(dim=-1) < _SPARSE_FRACTION * scores.shape[-1]
-    dense, sparse = (mask.nonzero().squeeze(-1) for mask in (~is_sparse, is_sparse))
-    chosen = torch.empty_like(seeds)
-    if dense.numel() > 0:
-        chosen[dense] = _argmax_of_all(scores[dense], seeds[dense], positions[dense])
-    if sparse.numel() > 0:
-        chosen[sparse] = _argmax_of_survivors(scores, survivors & is_sparse.unsqueeze(-1), seeds, positions)[sparse]
-    return chosen
-
-
-def _argmax_of_all(scores: Tensor, seeds: Tensor, positions: Tensor) -> Tensor:
-    return _argmax(gumbel_noise(seeds, positions, scores.shape[-1]).add_(scores))
-
-
-def _argmax_of_survivors(scores: Tensor, survivors: Tensor, seeds: Tensor, positions: Tensor) -> Tensor:
-    """As :func:`_argmax_of_all`, for rows (and 0 for rows without survivors) of which few tokens survive."""
-    rows, token_ids = survivors.nonzero(as_tuple=True)
-    noisy = scores[rows, token_ids] + gumbel_noise_at(seeds[rows], positions[rows], token_ids)
-    counts = torch.bincount(rows, minlength=scores.shape[0]).tolist()
-    of_rows = zip(token_ids.split(counts), noisy.split(counts), strict=True)
-    return torch.stack([ids[values.argmax()] if len(ids) > 0 else ids.new_zeros(()) for ids, values in of_rows])
-
-
-def _argmax(scores: Tensor) -> Tensor:
-    """First of the largest values of each row, (rows,) int64. On a CPU torch's ``max`` is quicker than ``argmax``."""
-    return scores.max(dim=-1).indices
+    return argmax_with_noise(scores, seeds, positions, is_truncated=any(row.state.is_truncated for row in rows))
 
 
 def _describe(best: float) -> str:

@@ -121,8 +121,13 @@ def _check_combinations(params: GenerationParams) -> None:
     try:
         to_generation_config(params, num_prompt_tokens=1)
     except (ValueError, TypeError) as error:
-        named = [word for word in re.findall(r"\w+", str(error)) if word in params.__struct_fields__]
-        raise RequestError(str(error), field=named[0] if named else "") from error
+        raise refusal(params, error) from error
+
+
+def refusal(params: GenerationParams, error: Exception) -> RequestError:
+    """What transformers refused, as our error; its field is the first one that transformers names."""
+    named = [word for word in re.findall(r"\w+", str(error)) if word in params.__struct_fields__]
+    return RequestError(f"generation parameters: {error}", field=named[0] if named else "")
 
 
 def _refuse(name: str, what: str, limit: str) -> RequestError:

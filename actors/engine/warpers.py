@@ -27,9 +27,8 @@ def penalize_emitted(scores: Tensor, emitted: Mapping[int, tuple[Sequence[int], 
     """``PresenceFrequencyPenalty``: ``emitted`` maps a row to its emitted ids, presence and frequency penalty."""
     counts = {row: Counter(ids) for row, (ids, _, _) in emitted.items()}
     rows, ids, count = _entries({row: (list(c), list(c.values())) for row, c in counts.items()}, scores)
-    penalties = torch.zeros(scores.shape[0], 2, dtype=scores.dtype, device=scores.device)
-    penalties[list(emitted)] = torch.tensor([given[1:] for given in emitted.values()], device=scores.device)
-    presence, frequency = penalties[rows].unbind(dim=-1)
+    penalties = [emitted.get(row, ((), 0.0, 0.0))[1:] for row in range(scores.shape[0])]
+    presence, frequency = torch.tensor(penalties, dtype=scores.dtype, device=scores.device)[rows].unbind(dim=-1)
     scores[rows, ids] -= presence + frequency * count
 
 
@@ -125,10 +124,9 @@ def _entries(
 
     Ids that the vocabulary lacks are left out: a draft may know fewer tokens than the target whose ids it is told.
     """
-    lengths = torch.tensor([len(ids) for ids, _ in by_row.values()], device=scores.device)
-    rows = torch.tensor(list(by_row), device=scores.device).repeat_interleave(lengths)
-    ids = torch.tensor([token for ids, _ in by_row.values() for token in ids], dtype=torch.int64, device=scores.device)
-    flat = [value for _, values in by_row.values() for value in values]
-    values = torch.tensor(flat, dtype=scores.dtype, device=scores.device)
-    is_known = ids < scores.shape[-1]
-    return rows[is_known], ids[is_known], values[is_known]
+    rows = torch.tensor(list(by_row)).repeat_interleave(torch.tensor([len(ids) for ids, _ in by_row.values()]))
+    ids = torch.tensor([token for ids, _ in by_row.values() for token in ids], dtype=torch.int64)
+    values = torch.tensor([value for _, values in by_row.values() for value in values], dtype=scores.dtype)
+    is_known = ids < scores.shape[-1]  # selected on the host: a GPU would have to report how many there are
+    rows, ids, values = (x[is_known].to(scores.device, non_blocking=True) for x in (rows, ids, values))
+    return rows, ids, values

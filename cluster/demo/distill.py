@@ -136,7 +136,7 @@ def distill(
         sharpness = max(0.0, (done - config.kl_share) / max(1e-9, 1 - config.kl_share))
         with rounded_weights(draft, done >= config.exact_share):
             given = draft(input_ids=batch, use_cache=False).logits
-            loss = draft_loss(wanted, given, min(1.0, 2 * sharpness))
+            loss = draft_loss(wanted, given, min(1.0, 2 * sharpness), temperature=(1.0, 0.4)[step % 2])
             loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(draft.parameters(), 1.0)
         optimizer.step(config.lr_share(step))

@@ -13,6 +13,7 @@ from transformers.generation.utils import GenerateDecoderOnlyOutput
 from actors.engine.errors import ConfigError, GenerationError, RequestError
 from cluster.generation import sequence_seed
 from cluster.model import ClusterModel
+from cluster.outputs import ClusterGenerateOutput
 from tests.cluster.fakes import EOS, PAD, VOCAB_SIZE, FakeCluster, ToyClient, cluster_model, tiny_llama
 
 
@@ -133,8 +134,9 @@ class TestSameAsTransformers:
 
     def test_dictionary_output(self, reference: Any, model: ClusterModel) -> None:
         ids, mask = left_padded([5, 2])
-        arguments = {"attention_mask": mask, "max_new_tokens": 4, "return_dict_in_generate": True}
+        arguments: dict[str, Any] = {"attention_mask": mask, "max_new_tokens": 4, "return_dict_in_generate": True}
         expected, actual = both(reference, model, ids, **arguments)
+        assert isinstance(actual, ClusterGenerateOutput)
         assert isinstance(actual, GenerateDecoderOnlyOutput)
         assert actual.sequences.tolist() == expected.sequences.tolist()
         assert actual.scores is None
@@ -149,7 +151,7 @@ class TestSameAsTransformers:
         ids, mask = left_padded(lengths)
         theirs, ours = Recorder(), Recorder()
         eos = reference.generate(ids, attention_mask=mask, max_new_tokens=6)[0, -1]
-        arguments = {"attention_mask": mask, "max_new_tokens": 11, "eos_token_id": [EOS, int(eos)]}
+        arguments: dict[str, Any] = {"attention_mask": mask, "max_new_tokens": 11, "eos_token_id": [EOS, int(eos)]}
         reference.generate(ids, streamer=theirs, **arguments)
         model.generate(ids, streamer=ours, **arguments)
         assert ours.values == theirs.values

@@ -106,7 +106,9 @@ class FakeClient:
         for start in range(0, len(ids), self.num_per_step):
             await asyncio.sleep(self.pause)
             if self.error and start:
-                yield Delta(request_id=request.request_id, start=start, finish_reason=FinishReason.ERROR, error=self.error)
+                yield Delta(
+                    request_id=request.request_id, start=start, finish_reason=FinishReason.ERROR, error=self.error
+                )
                 return
             step = tuple(ids[start : start + self.num_per_step])
             is_last = start + len(step) == len(ids)

@@ -89,13 +89,17 @@ async def check(http: Http, url: str, body: dict[str, Any], status: int, param: 
 
 
 @pytest.mark.parametrize(("body", "status", "param", "words"), BAD_COMPLETIONS)
-async def test_bad_completion(http: Http, fake: FakeClient, body: dict[str, Any], status: int, param: str, words: str) -> None:
+async def test_bad_completion(
+    http: Http, fake: FakeClient, body: dict[str, Any], status: int, param: str, words: str
+) -> None:
     await check(http, "/v1/completions", body, status, param, words)
     assert not fake.requests
 
 
 @pytest.mark.parametrize(("body", "status", "param", "words"), BAD_GENERATIONS)
-async def test_bad_generation(http: Http, fake: FakeClient, body: dict[str, Any], status: int, param: str, words: str) -> None:
+async def test_bad_generation(
+    http: Http, fake: FakeClient, body: dict[str, Any], status: int, param: str, words: str
+) -> None:
     await check(http, "/generate", body, status, param, words)
     assert not fake.requests
 

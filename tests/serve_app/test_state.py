@@ -15,7 +15,9 @@ async def scrape(http: Http) -> dict[str, float]:
     """Sample name and labels but the model's to value."""
     text = (await http.get("/metrics")).text
     return {
-        " ".join([sample.name, *(value for name, value in sorted(sample.labels.items()) if name != "model_name")]): sample.value
+        " ".join(
+            [sample.name, *(value for name, value in sorted(sample.labels.items()) if name != "model_name")]
+        ): sample.value
         for family in text_string_to_metric_families(text)
         for sample in family.samples
     }

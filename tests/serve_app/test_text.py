@@ -80,4 +80,8 @@ def test_origins_follow_the_tokens(stop_strings: tuple[str, ...]) -> None:
 
 
 def test_join_merges_neighbours_of_one_origin() -> None:
-    assert join([("a", True), ("b", True), ("c", False), ("", False), ("d", True)]) == [("ab", True), ("c", False), ("d", True)]
+    assert join([("a", True), ("b", True), ("c", False), ("", False), ("d", True)]) == [
+        ("ab", True),
+        ("c", False),
+        ("d", True),
+    ]

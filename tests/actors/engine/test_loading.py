@@ -1,76 +1,19 @@
-"""Loading from disk to tokens, on a CPU."""
+"""Loading from disk to tokens, on a CPU; and what is refused."""
 
-import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+from transformers import AutoModelForCausalLM
 
+from actors.engine.catalog import EMBEDDED
 from actors.engine.config import EngineConfig, ModelConfig
-from actors.engine.engine import Engine
-from actors.engine.errors import (
-    ConfigError,
-    DoesNotFitError,
-    ModelNotFoundError,
-    QuantizationError,
-    VocabularyError,
-)
-from actors.engine.loaded import LoadedModel
+from actors.engine.errors import ConfigError, DoesNotFitError, ModelNotFoundError, QuantizationError, VocabularyError
 from actors.engine.loading import load_model
-from actors.engine.params import GenerationParams
 from actors.engine.probe import probe_layers
-from tests.actors.engine.harness import ragged_prompts, requests, run, tokens
-from tests.actors.engine.tiny_models import ARCHITECTURES, make_tiny, tiny_tokenizer
-
-ENGINE = EngineConfig(block_size=4, num_blocks=64)
-PROMPT = tuple(range(10, 30))
-NUM_NEW = 16
-QUANTIZED: dict[str, dict[str, Any]] = {
-    "nf4": {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": torch.float32},
-    "fp4": {"load_in_4bit": True, "bnb_4bit_quant_type": "fp4", "bnb_4bit_compute_dtype": torch.float32},
-    "int8": {"load_in_8bit": True},
-}
-Make = Callable[[str], str]
-
-
-@pytest.fixture(scope="module")
-def make(tmp_path_factory: pytest.TempPathFactory) -> Make:
-    """Returns the folder of a tiny model, made at its first use; a name behind a colon makes another copy."""
-    root = tmp_path_factory.mktemp("models")
-
-    def folder(name: str) -> str:
-        path = root / name.replace(":", "-")
-        if not path.is_dir():
-            make_tiny(name.split(":")[0], path)
-        return str(path)
-
-    return folder
-
-
-def load(model: str, engine: EngineConfig = ENGINE, **fields: Any) -> LoadedModel:
-    return load_model(ModelConfig(model=model, **fields), engine)
-
-
-def greedy(model: Any, prompt: tuple[int, ...] = PROMPT) -> list[int]:
-    """New ids by transformers' own generate, whatever ends a text."""
-    ids = torch.tensor([prompt])
-    out = model.generate(
-        ids, attention_mask=torch.ones_like(ids), max_new_tokens=NUM_NEW, do_sample=False, eos_token_id=None
-    )
-    return [int(token) for token in out[0, len(prompt) :]]
-
-
-def devices(model: Any) -> set[str]:
-    """Where the parts of a model rest."""
-    return {str(device) for device in model.hf_device_map.values()}
-
-
-def edit_config(folder: str, **fields: Any) -> None:
-    file = Path(folder) / "config.json"
-    file.write_text(json.dumps({**json.loads(file.read_text()), **fields}))
+from tests.actors.engine.loading_harness import Make, edit_config, greedy, load
+from tests.actors.engine.tiny_models import ARCHITECTURES, tiny_tokenizer
 
 
 def test_a_plain_model_is_loaded_whole(make: Make) -> None:
@@ -93,6 +36,14 @@ def test_the_cache_takes_the_bytes_that_were_planned(make: Make, architecture: s
     assert {index: spec.device for index, spec in stored.items()} == loaded.layer_devices
 
 
+@pytest.mark.parametrize("name", EMBEDDED)
+def test_the_embedded_models_are_loaded_in_nf4(name: str) -> None:
+    loaded = load(name, quantization="nf4")
+    assert loaded.tokenizer is not None
+    assert len(loaded.tokenizer) <= loaded.vocab_size
+    assert loaded.notes == (), "every layer suits the 4-bit kernels"
+
+
 def test_a_dtype_can_be_asked_for(make: Make) -> None:
     assert load(make("llama")).model.dtype == torch.float32
     assert load(make("llama"), dtype="bfloat16").model.dtype == torch.bfloat16
@@ -111,123 +62,6 @@ def test_generation_defaults_lie_over_the_models(make: Make) -> None:
     assert (config.do_sample, config.temperature, config.eos_token_id, config.pad_token_id) == (True, 0.5, [2, 7], 0)
     with pytest.raises(ConfigError, match="generation: GenerationConfig has no field bananas"):
         load(make("llama"), generation={"bananas": 1})
-
-
-# --------------------------------------------------------------------------------------------------------- quantization
-
-
-@pytest.mark.parametrize("kind", QUANTIZED)
-def test_quantized_tokens_are_those_of_transformers_and_memory_is_less(make: Make, kind: str) -> None:
-    loaded = load(make("llama"), quantization=kind)
-    reference = AutoModelForCausalLM.from_pretrained(
-        make("llama"), device_map="cpu", quantization_config=BitsAndBytesConfig(**QUANTIZED[kind])
-    )
-    assert greedy(loaded.model) == greedy(reference)
-    plain = load(make("llama"))
-    layers = plain.weight_bytes - 2 * 199 * 64 * 4  # without embeddings and head, which stay as they are
-    quantized = loaded.weight_bytes - 2 * 199 * 64 * 4
-    assert quantized / layers < (0.16 if kind != "int8" else 0.26)
-    assert loaded.model.get_memory_footprint() <= loaded.weight_bytes
-
-
-def test_a_full_bitsandbytes_configuration_is_the_short_one(make: Make) -> None:
-    full = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": "float32"}
-    assert greedy(load(make("llama"), quantization_config=full).model) == greedy(
-        load(make("llama"), quantization="nf4").model
-    )
-
-
-def test_double_quantization_is_passed_on(make: Make) -> None:
-    quantization: Any = load(make("llama"), quantization="nf4", double_quant=True).model.config.quantization_config
-    assert quantization.bnb_4bit_use_double_quant
-    assert quantization.bnb_4bit_compute_dtype == torch.float32
-
-
-@pytest.mark.parametrize("kind", ["nf4", "int8"])
-def test_a_quantized_checkpoint_is_loaded_as_it_is(make: Make, tmp_path: Path, kind: str) -> None:
-    before = load(make("llama"), quantization=kind)
-    before.model.save_pretrained(tmp_path)
-    for asked in ("none", kind):
-        after = load(str(tmp_path), quantization=asked)
-        assert greedy(after.model) == greedy(before.model)
-        assert after.model.get_memory_footprint() == before.model.get_memory_footprint()
-    with pytest.raises(QuantizationError, match=f"already quantized \\({kind}\\)"):
-        load(str(tmp_path), quantization="fp4")
-    with pytest.raises(QuantizationError, match="cannot be offloaded to disk"):
-        load(str(tmp_path), device_map={"": "cpu", "model.layers.1": "disk"})
-
-
-def test_shapes_that_4_bit_kernels_misread_are_left_out(tmp_path: Path) -> None:
-    folder = make_tiny("llama", tmp_path / "odd", intermediate_size=144)
-    loaded = load(folder, quantization="nf4")
-    assert "not quantized" in loaded.notes[0]
-    model: Any = loaded.model
-    assert type(model.model.layers[0].mlp.up_proj) is torch.nn.Linear
-    assert type(model.model.layers[0].self_attn.q_proj).__name__ == "Linear4bit"
-    greedy(model)
-
-
-def test_a_checkpoint_stored_in_shapes_that_kernels_misread_is_refused(tmp_path: Path) -> None:
-    folder = make_tiny("llama", tmp_path / "odd", intermediate_size=144)
-    fields = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4").to_dict()
-    edit_config(folder, quantization_config=fields)
-    with pytest.raises(QuantizationError, match=r"mlp.gate_proj is stored in 4 bit with shape \(144, 64\)"):
-        load(folder)
-
-
-def test_fused_experts_stay_as_they_are_and_it_is_said(make: Make) -> None:
-    assert "90% of the weights" in load(make("mixtral"), quantization="nf4").notes[0]
-
-
-# ------------------------------------------------------------------------------------------------------------- sharding
-
-MAPS: dict[str, dict[str, dict[str, str]]] = {
-    "llama": {
-        "a layer on disk": {"": "cpu", "model.layers.1": "disk"},
-        "only a layer in memory": {"": "disk", "model.layers.2": "cpu"},
-        "a layer in two parts": {"": "cpu", "model.layers.0.mlp": "disk", "lm_head": "disk"},
-    },
-    "gpt2": {"tied ends on disk": {"": "cpu", "transformer.wte": "disk", "transformer.h.0": "disk"}},
-    "gemma2": {"windows": {"": "cpu", "model.layers.0": "disk", "model.layers.3": "disk"}},
-    "mixtral": {"experts": {"": "cpu", "model.layers.1": "disk"}},
-}
-SHARDED = [(architecture, name) for architecture, maps in MAPS.items() for name in maps]
-
-
-@pytest.mark.parametrize(("architecture", "name"), SHARDED)
-def test_a_model_over_cpu_and_disk_gives_the_tokens_of_the_whole(make: Make, architecture: str, name: str) -> None:
-    sharded = load(make(architecture), device_map=MAPS[architecture][name])
-    assert devices(sharded.model) == {"cpu", "disk"}
-    assert any(parameter.device.type == "meta" for parameter in sharded.model.parameters())
-    assert "layers on disk" in sharded.notes[-1]
-    assert set(sharded.layer_devices.values()) == {torch.device("cpu")}
-    whole = AutoModelForCausalLM.from_pretrained(make(architecture))
-    prompts = ragged_prompts(4)
-    want = [greedy(whole, prompt) for prompt in prompts]
-    assert [greedy(sharded.model, prompt) for prompt in prompts] == want
-    params = GenerationParams(max_new_tokens=NUM_NEW)
-    got = tokens(run(Engine(sharded, ENGINE), requests(prompts, params)))
-    assert list(got.values()) == want
-
-
-def test_a_strategy_puts_on_disk_what_memory_cannot_hold(make: Make, tmp_path: Path) -> None:
-    limits: dict[str, Any] = {"max_memory": {"cpu": "400KB"}, "engine": EngineConfig(block_size=4, num_blocks=16)}
-    with pytest.raises(DoesNotFitError, match=r"cpu: weights of 533.3 KiB .* 390.6 KiB may be used"):
-        load(make("llama"), **limits)
-    sharded = load(make("llama"), **limits, offload_folder=str(tmp_path))
-    assert "disk" in devices(sharded.model)
-    assert greedy(sharded.model) == greedy(AutoModelForCausalLM.from_pretrained(make("llama")))
-
-
-@pytest.mark.parametrize("strategy", ["auto", "balanced", "balanced_low_0", "sequential", "cpu"])
-def test_strategies_without_a_gpu(make: Make, strategy: str) -> None:
-    loaded = load_model(
-        ModelConfig(model=make("llama"), device_map=strategy), ENGINE, read_free_memory=lambda: {"cpu": 2**30}
-    )
-    assert {parameter.device.type for parameter in loaded.model.parameters()} == {"cpu"}
-
-
-# --------------------------------------------------------------------------------------------------------------- errors
 
 
 def test_a_wrong_path_is_named() -> None:

@@ -118,17 +118,20 @@ def test_the_context_is_the_models_or_a_shorter_one() -> None:
 @pytest.mark.parametrize(
     ("engine", "usable", "blocks"),
     [
-        ({"num_blocks": 7}, 10**9, 7),
-        ({"kv_cache_memory": 32 * 10 * 5}, 10**9, 5),
-        ({}, 10**9, 64 * 8192 // 32),  # all sequences at full length are the most
-        ({}, 3200 * 1000, 1000),  # a tenth of the memory
-        ({}, 3200, 4096 // 32),  # at least 4096 tokens
-        ({"max_model_len": 8000}, 3200, 250),  # at least the sequence asked for
+        ({"num_blocks": 7}, {"cpu": 10**9}, (7,)),
+        ({"kv_cache_memory": 32 * 10 * 5}, {"cpu": 10**9}, (5,)),
+        ({}, {"cpu": 10**9}, (64 * 8192 // 32, 128)),  # all sequences at full length are the most
+        ({}, {"cpu": 3200 * 1000}, (1000, 128)),  # a tenth of the memory, at least 4096 tokens
+        ({}, {0: 3200 * 600, 1: 3200 * 400, "cpu": 10**9}, (1000, 128)),  # RAM does not count beside GPUs
+        ({}, {"cpu": 3200}, (128,)),
+        ({"max_model_len": 8000}, {"cpu": 3200}, (250,)),  # at least the sequence asked for
     ],
 )
-def test_room_is_kept_for_the_cache_while_layers_are_placed(engine: dict[str, Any], usable: int, blocks: int) -> None:
+def test_room_is_kept_for_the_cache_while_layers_are_placed(
+    engine: dict[str, Any], usable: dict[Device, int], blocks: tuple[int, ...]
+) -> None:
     context = engine.get("max_model_len", 8192)
-    assert reserved_blocks(EngineConfig(**engine), context, 10, {"cpu": usable}) == blocks
+    assert reserved_blocks(EngineConfig(**engine), context, 10, usable) == blocks
 
 
 def load(usable: int, weights: int, kv_bytes: int) -> DeviceLoad:

@@ -1,11 +1,13 @@
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from transformers import AutoConfig
+from torch import nn
+from transformers import AutoConfig, BitsAndBytesConfig
 
 from actors.engine.blueprint import Blueprint, draw_blueprint
-from actors.engine.devices import Device, main_device, parse_device
+from actors.engine.devices import Device, execution_devices, main_device, parse_device
 from actors.engine.errors import ConfigError, DoesNotFitError
 from actors.engine.placement import Placement, place
 from tests.actors.engine.tiny_models import ARCHITECTURES
@@ -21,8 +23,8 @@ def blueprint(architecture: str = "llama", num_layers: int = NUM_LAYERS) -> Blue
     return draw_blueprint("tiny", config, torch.bfloat16, None, is_cpu_only=False)
 
 
-def put(device_map: Any, usable: dict[Device, int], tokens: int = 0, *, disk: bool = False) -> Placement:
-    return place(blueprint(), device_map, usable, KV_BYTES, tokens, can_use_disk=disk)
+def put(device_map: Any, usable: dict[Device, int], *tokens: int, disk: bool = False) -> Placement:
+    return place(blueprint(), device_map, usable, KV_BYTES, tokens or (0,), can_use_disk=disk)
 
 
 def layers_by_device(placement: Placement) -> dict[Device, int]:
@@ -85,6 +87,37 @@ def test_the_kv_cache_of_offloaded_layers_is_counted_where_they_run() -> None:
     assert placement.loads[0].kv_bytes == NUM_LAYERS * KV_BYTES[0]
     assert placement.loads["cpu"].kv_bytes == 0
     assert placement.loads[0].weights + placement.loads[0].kv_bytes * tokens <= usable[0]
+
+
+def test_no_layer_is_offloaded_for_a_cache_that_nobody_asked_for() -> None:
+    usable: dict[Device, int] = {0: 16 * LAYER, "cpu": 10**9}
+    wish, least = LAYER // KV_BYTES[0], 32
+    assert layers_by_device(put("auto", usable, wish))["cpu"] > 0
+    assert put("auto", usable, wish, least).device_map == {"": 0}
+    too_small: dict[Device, int] = {0: 6 * LAYER, "cpu": 10**9}
+    on_cpu = [layers_by_device(put("auto", too_small, *tokens))["cpu"] for tokens in ((wish, least), (least,))]
+    assert on_cpu[0] == on_cpu[1]
+
+
+def test_quantized_layers_are_counted_whole_where_they_are_offloaded_to_the_cpu() -> None:
+    config = AutoConfig.for_model("llama", **ARCHITECTURES["llama"])
+    drawn = draw_blueprint("tiny", config, torch.float32, BitsAndBytesConfig(load_in_8bit=True), is_cpu_only=False)
+    usable: dict[Device, int] = {0: 10**7, "cpu": 10**7}
+    placement = place(drawn, {"": 0, "model.layers.1": "cpu"}, usable, (128,) * 3, (0,), can_use_disk=False)
+    linear = 2 * 64 * 64 + 2 * 32 * 64 + 3 * 128 * 64
+    assert placement.loads["cpu"].weights == 4 * (linear + 2 * 64)
+    assert placement.loads[0].weights == 2 * (linear + 4 * 2 * 64) + 4 * (2 * 199 * 64 + 64) + 4 * 16
+
+
+def test_a_layer_runs_where_its_hook_says() -> None:
+    layers = nn.ModuleDict({name: nn.Linear(2, 2, device="meta") for name in ("plain", "hooked", "chained")})
+    layers["plain"].to_empty(device="cpu")
+    layers["hooked"]._hf_hook = SimpleNamespace(execution_device=1)
+    device = torch.device("cuda", 2)
+    hooks = [SimpleNamespace(execution_device=None), SimpleNamespace(execution_device=device)]
+    layers["chained"]._hf_hook = SimpleNamespace(hooks=hooks)
+    found = execution_devices(layers, dict(enumerate(layers)))
+    assert found == {0: torch.device("cpu"), 1: torch.device("cuda", 1), 2: device}
 
 
 def test_a_strategy_goes_to_disk_only_where_that_is_wanted() -> None:

@@ -86,8 +86,9 @@ def test_forcing_what_is_suppressed(field: str) -> None:
 
 def test_a_state_that_transformers_refuses() -> None:
     """Even where nobody called check_params, the request is refused instead of the batch failing."""
-    with pytest.raises(RequestError):
+    with pytest.raises(RequestError, match="bad_words_ids") as caught:
         SamplerState.build(GenerationParams(bad_words_ids=()), len(PROMPT), tiny_loaded(), PROMPT)
+    assert caught.value.field == "bad_words_ids"
 
 
 @pytest.mark.parametrize("do_sample", [False, True])
