@@ -119,7 +119,8 @@ class DraftActor(ModelActor):
 class RouterActor:
     """Drives a :class:`Router` on the event loop of an asyncio actor; nothing it does there blocks."""
 
-    def __init__(self, config: bytes) -> None:
+    def __init__(self, config: bytes, description: bytes) -> None:
+        self._description = description
         self._streams = ClientStreams(workers=RayLink())
         self._router = Router(self._streams, msgspec.msgpack.decode(config, type=RouterConfig), time.monotonic)
         self._watched: set[tuple[str, int]] = set()
@@ -153,6 +154,10 @@ class RouterActor:
         """Note a client's sign of life. Returns those of its requests that are unknown here."""
         self._keep_ticking()
         return self._router.client_alive(client_id, request_ids)
+
+    async def describe(self) -> bytes:
+        """Return what the cluster was started from, as it was given; the router makes nothing of it."""
+        return self._description
 
     async def stats(self) -> bytes:
         """Return the cluster's state as an encoded ClusterStats."""

@@ -1,9 +1,12 @@
 """A link over Ray: peers are named actors, a message is a call that nobody waits for."""
 
 import logging
+import math
 import threading
 import time
 from collections import deque
+from concurrent.futures import Future
+from dataclasses import dataclass, field
 from typing import Any
 
 import ray
@@ -14,23 +17,29 @@ from actors.messages import Message
 
 logger = logging.getLogger(__name__)
 
-CHECK_INTERVAL = 1.0  # seconds between two looks at whether a peer is still there
-MAX_NUM_PENDING = 256  # frames kept for a peer whose handle is being looked up
+CHECK_INTERVAL = 1.0  # seconds between two looks at whether a peer is there
+MAX_NUM_WAITING = 256  # frames kept for a peer while it is being looked up
+
+
+@dataclass
+class _Peer:
+    """What the link knows of one peer: its handle once it is found, or until when it counts as absent."""
+
+    handle: Any = None
+    waiting: deque[bytes] = field(default_factory=lambda: deque(maxlen=MAX_NUM_WAITING))
+    absent_until: float = 0.0
+    probe_at: float = 0.0
 
 
 class RayLink:
     """Sends messages as fire-and-forget calls of ``receive(frame)`` on actors of the namespace.
 
-    Looking a peer up, and finding out that one is gone, may block; both happen on a thread of the link. Frames for a
-    peer that is being looked up wait for it, the oldest dropped first; those for one that is gone are lost.
+    Looking a peer up may block, so it happens on a thread of the link. Frames for a peer that is being looked up wait
+    for it, the oldest dropped first; those for one that is gone are lost.
     """
 
     def __init__(self) -> None:
-        self._handles: dict[str, Any] = {}
-        self._pending: dict[str, deque[bytes]] = {}
-        self._probes: dict[str, Any] = {}
-        self._probe_due: set[str] = set()
-        self._absent_until: dict[str, float] = {}
+        self._peers: dict[str, _Peer] = {}
         self._lock = threading.Lock()
         self._wanted = threading.Event()
         self._is_closed = False
@@ -39,19 +48,22 @@ class RayLink:
 
     def send(self, peer: str, message: Message) -> None:
         """Send one message to the actor named ``peer``. Never blocks and never raises; loss is allowed."""
-        frame = encode(message)
+        frame, now = encode(message), time.monotonic()
         with self._lock:
-            handle = self._handles.get(peer)
-            if handle is None:
-                self._pending.setdefault(peer, deque(maxlen=MAX_NUM_PENDING)).append(frame)
-                self._wanted.set()
+            known = self._peers.setdefault(peer, _Peer())
+            if known.handle is None:
+                if now >= known.absent_until:
+                    known.waiting.append(frame)
+                    self._wanted.set()
                 return
-            # Ray tells of a dead peer only through a result, so now and then one is asked for.
-            is_probe = peer in self._probe_due
-            self._probe_due.discard(peer)
+            is_probe = now >= known.probe_at
+            if is_probe:
+                known.probe_at = math.inf
+            handle = known.handle
         try:
             if is_probe:
-                self._probes[peer] = handle.receive.remote(frame)
+                # Ray tells of a dead peer only through a result, so now and then one is asked for.
+                handle.receive.remote(frame).future().add_done_callback(lambda result: self._probed(peer, result))
             else:
                 handle.receive.options(num_returns=0).remote(frame)
         except Exception as error:
@@ -64,60 +76,40 @@ class RayLink:
         self._wanted.set()
 
     def _run(self) -> None:
-        next_check = time.monotonic() + CHECK_INTERVAL
         while not self._is_closed:
-            self._wanted.wait(max(0.01, next_check - time.monotonic()))
+            self._wanted.wait()
             self._wanted.clear()
-            try:
-                self._look_up()
-                if time.monotonic() >= next_check:
-                    next_check = time.monotonic() + CHECK_INTERVAL
-                    self._check()
-            except Exception as error:
-                logger.debug("the link could not look after its peers: %s", error)
-
-    def _look_up(self) -> None:
-        """Find the peers that frames wait for, each at most once an interval while it is absent."""
-        now = time.monotonic()
-        with self._lock:
-            wanted = list(self._pending)
-        for peer in wanted:
-            if self._absent_until.get(peer, 0.0) > now:
-                continue
-            try:
-                handle = ray.get_actor(peer, namespace=NAMESPACE)
-            except ValueError:
-                self._absent_until[peer] = now + CHECK_INTERVAL
-                with self._lock:
-                    del self._pending[peer]
-                continue
             with self._lock:
-                # Under the lock, so that frames which waited go out before those that come now.
-                for frame in self._pending.pop(peer):
-                    handle.receive.options(num_returns=0).remote(frame)
-                self._handles[peer] = handle
-                self._probe_due.add(peer)
-                self._absent_until.pop(peer, None)
+                wanted = [name for name, peer in self._peers.items() if peer.waiting and peer.handle is None]
+            for name in wanted:
+                try:
+                    self._look_up(name)
+                except Exception as error:
+                    logger.debug("%s cannot be looked up: %s", name, error)
+                    self._forget(name)
 
-    def _check(self) -> None:
-        """Forget peers whose probe has failed and ask for the next probes."""
-        for peer, probe in list(self._probes.items()):
-            done, _ = ray.wait([probe], timeout=0)
-            if not done:
-                continue
-            del self._probes[peer]
-            try:
-                ray.get(probe)
-            except ray.exceptions.RayError as error:
-                logger.debug("%s is gone: %s", peer, error)
-                self._forget(peer)
-            else:
-                with self._lock:
-                    self._probe_due.add(peer)
-        now = time.monotonic()
-        self._absent_until = {peer: until for peer, until in self._absent_until.items() if until > now}
-
-    def _forget(self, peer: str) -> None:
+    def _look_up(self, name: str) -> None:
+        try:
+            handle = ray.get_actor(name, namespace=NAMESPACE)
+        except ValueError:
+            self._forget(name)
+            return
         with self._lock:
-            self._handles.pop(peer, None)
-            self._probe_due.discard(peer)
+            # Under the lock, so that frames which waited go out before those that come now.
+            peer = self._peers[name]
+            for frame in peer.waiting:
+                handle.receive.options(num_returns=0).remote(frame)
+            peer.waiting.clear()
+            peer.handle, peer.probe_at = handle, 0.0
+
+    def _probed(self, name: str, result: Future[None]) -> None:
+        if result.exception() is None:
+            with self._lock:
+                self._peers[name].probe_at = time.monotonic() + CHECK_INTERVAL
+        else:
+            self._forget(name)
+
+    def _forget(self, name: str) -> None:
+        """Take a peer as absent for a while. What waits for it is lost."""
+        with self._lock:
+            self._peers[name] = _Peer(absent_until=time.monotonic() + CHECK_INTERVAL)

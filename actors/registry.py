@@ -51,9 +51,14 @@ class Registry:
     def is_restarted(self, report: Report) -> bool:
         """Whether a report comes from another process than the one that is held to be alive under its name."""
         known = self._workers.get(report.info.worker_id)
-        return known is not None and known.is_alive and (known.info.pid, known.info.node) != (
-            report.info.pid,
-            report.info.node,
+        return (
+            known is not None
+            and known.is_alive
+            and (known.info.pid, known.info.node)
+            != (
+                report.info.pid,
+                report.info.node,
+            )
         )
 
     def mark_gone(self, worker_id: str, pid: int | None = None) -> WorkerInfo | None:

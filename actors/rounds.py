@@ -25,9 +25,10 @@ from actors.line_fit import LineFit
 from actors.link import Link
 from actors.messages import Close, Extend, ExtendItem, Proposals
 
-# First guesses in seconds, for a small model on a CPU; a few rounds of measurement replace them.
+# First guesses in seconds, which a few rounds of measurement replace. Those of a draft's answer are hopeful: what is
+# thought too cheap gets tried and measured, what is thought too dear never would.
 VERIFY_PRIOR = (0.015, 0.001)
-ROUND_PRIOR = (0.002, 0.003)
+ROUND_PRIOR = (0.001, 0.001)
 FIRST_ANSWER_TIMEOUTS = 4  # draft timeouts that a draft may take to read a prompt before it counts as a miss
 UNSERVED_STEPS = 16  # plain steps of a sequence that its draft said it cannot serve, before it is asked again
 

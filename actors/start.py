@@ -94,7 +94,8 @@ def start_worker(
         options["scheduling_strategy"] = PlacementGroupSchedulingStrategy(
             placement_group=group, placement_group_bundle_index=0
         )
-    actor_class = ray.remote(concurrency_groups={CONTROL: 4})(CLASSES[role])
+    # Ray knows this option; its type stubs do not.
+    actor_class = ray.remote(concurrency_groups={CONTROL: 4})(CLASSES[role])  # type: ignore[call-overload]
     actor = actor_class.options(
         name=name,
         namespace=NAMESPACE,
@@ -107,8 +108,12 @@ def start_worker(
     return WorkerHandle(name, actor, group)
 
 
-def start_router(config: RouterConfig, *, detached: bool = False) -> Any:
-    """Start the router, or return the handle of the one that runs. Ray starts it anew when its process dies."""
+def start_router(config: RouterConfig, *, description: bytes = b"", detached: bool = False) -> Any:
+    """Start the router, or return the handle of the one that runs. Ray starts it anew when its process dies.
+
+    Unless it is ``detached`` it ends when the handle, or the driver, goes. It keeps ``description``, what the cluster
+    was started from, for those who connect later.
+    """
     actor_class = ray.remote(RouterActor)
     return actor_class.options(
         name=ROUTER_NAME,
@@ -120,7 +125,7 @@ def start_router(config: RouterConfig, *, detached: bool = False) -> Any:
         max_concurrency=10_000,
         enable_task_events=False,
         lifetime="detached" if detached else None,
-    ).remote(msgspec.msgpack.encode(config))
+    ).remote(msgspec.msgpack.encode(config), description)
 
 
 def get_router() -> Any:

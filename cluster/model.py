@@ -20,13 +20,14 @@ from cluster.configure import configure
 from cluster.outputs import ClusterGenerateOutput, EmittedRows, pad_rows
 from cluster.pretrained import load_generation_config, load_model_config
 from cluster.streaming import Streamer, StreamFeed
+from cluster.tokenization import load_tokenizer
 
 
 class RunningCluster(Protocol):
-    """What started the actors and can stop them: :class:`cluster.session.Cluster`."""
+    """What holds the actors, or the connection to them: :class:`cluster.session.Cluster`."""
 
     def shutdown(self) -> None:
-        """Stop the actors."""
+        """End what it started; the actors of others stay up."""
 
 
 class ClusterModel:
@@ -50,7 +51,7 @@ class ClusterModel:
         Args:
             config: what the cluster was started with.
             connect: makes the client; awaited on this object's own event loop.
-            cluster: shut down by :meth:`close`; None where it belongs to somebody else.
+            cluster: shut down by :meth:`close`.
         """
         self.cluster_config = config
         self._cluster = cluster
@@ -156,7 +157,12 @@ class ClusterModel:
         """Use a cluster that runs already; :meth:`close` leaves it running."""
         from cluster.session import Cluster
 
-        return cls(Cluster.connect().config, _connect_router)
+        cluster = Cluster.connect()
+        try:
+            return cls(cluster.config, _connect_router, cluster)
+        except BaseException:
+            cluster.shutdown()
+            raise
 
     @property
     def device(self) -> torch.device:
@@ -182,10 +188,8 @@ class ClusterModel:
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        """The target's tokenizer, padding on the left."""
-        from cluster.tokenization import load_tokenizer
-
-        tokenizer: PreTrainedTokenizerBase = load_tokenizer(self.cluster_config.target.worker.model)
+        """The target's tokenizer, padding on the left. Raises ConfigError where it has none."""
+        tokenizer = load_tokenizer(self.cluster_config.target.worker.model)
         tokenizer.padding_side = "left"
         return tokenizer
 

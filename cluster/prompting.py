@@ -46,7 +46,7 @@ def generate_text(
         )
         request = Request(request_id=f"cli-{uuid.uuid4().hex}", prompt_token_ids=prompt_ids, params=params)
         click.echo(prompt, nl=False)
-        printer = TokenPrinter(lambda ids: tokenizer.decode(ids, skip_special_tokens=True), prompt_ids)
+        printer = TokenPrinter(lambda ids: str(tokenizer.decode(list(ids), skip_special_tokens=True)), prompt_ids)
         summary = asyncio.run(_stream(request, cluster.config.name, printer))
     click.echo(summary.line(params.seed if params.do_sample else None), err=True)
 
@@ -55,14 +55,13 @@ def generate_text(
 def _open_cluster(model: str | None, make_config: Callable[[], ClusterConfig]) -> Iterator[Cluster]:
     """The cluster that runs, which is left running, or one that is started and shut down again."""
     try:
-        running = Cluster.connect()
+        cluster = Cluster.connect()
     except SlipstreamError:
-        with Cluster.start(make_config()) as started:
-            yield started
-        return
-    if model is not None and model != running.config.name:
-        raise SlipstreamError(f"a cluster runs already and serves {running.config.name!r}, not {model!r}")
-    yield running
+        cluster = Cluster.start(make_config())
+    with cluster:
+        if model is not None and model != cluster.config.name:
+            raise SlipstreamError(f"a cluster runs already and serves {cluster.config.name!r}, not {model!r}")
+        yield cluster
 
 
 async def _stream(request: Request, model: str, printer: TokenPrinter) -> RunSummary:

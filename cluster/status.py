@@ -1,7 +1,5 @@
 """``slipstream status``: the running cluster as a table, or as plain data."""
 
-import asyncio
-
 import click
 import msgspec
 from rich.console import Console
@@ -13,18 +11,8 @@ from cluster.session import Cluster
 
 def fetch_stats() -> ClusterStats:
     """Ask the router of the cluster that runs. Raises SlipstreamError where none does."""
-    Cluster.connect()
-    return asyncio.run(_fetch())
-
-
-async def _fetch() -> ClusterStats:
-    from actors.router_client import RouterClient
-
-    client = await RouterClient.connect()
-    try:
-        return await client.stats()
-    finally:
-        await client.close()
+    with Cluster.connect() as cluster:
+        return cluster.stats()
 
 
 def show_stats(stats: ClusterStats, *, as_json: bool = False) -> None:

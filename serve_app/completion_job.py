@@ -137,7 +137,7 @@ class CompletionJob:
             total_tokens=num_prompt_tokens + self._num_completion_tokens,
         )
 
-    def _response(self, choices: list[CompletionChoice], usage: Usage | None | UnsetType) -> CompletionResponse:
+    def _response(self, choices: list[CompletionChoice], usage: Usage | UnsetType | None) -> CompletionResponse:
         return CompletionResponse(
             id=self._id, created=self._created, model=self._gateway.name, choices=choices, usage=usage
         )

@@ -12,9 +12,9 @@ import msgspec
 from actors.engine.errors import RequestError
 from actors.engine.request import FinishReason
 from actors.status import ClusterStats
+from cluster.client import GenerationClient
 from cluster.config import LimitsConfig
 from serve_app.choices import Choice, ChoiceDelta, merge, run_choice
-from cluster.client import GenerationClient
 from serve_app.detached import spawn
 from serve_app.errors import ApiError, not_ready
 from serve_app.metrics import Metrics

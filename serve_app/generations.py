@@ -1,4 +1,4 @@
-"""``/generate`` as data: every field of ``transformers.GenerationConfig`` that the engine serves, flat beside a prompt."""
+"""``/generate`` as data: the fields of ``transformers.GenerationConfig`` that are served, flat beside a prompt."""
 
 from typing import Annotated
 
@@ -15,9 +15,9 @@ PARAM_NAMES = frozenset(GenerationParams.__struct_fields__) | {"max_length"}
 class GenerateRequest(GenerationParams, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A prompt, how to answer, and generation parameters as ``model.generate`` takes them.
 
-    Either ``prompt`` (a text or a list of texts) or ``input_ids`` (ids, or a list of lists). Parameters that are not in the
-    body come from the model's generation defaults; an explicit null switches a default off. Stop strings stay in the
-    text, as transformers leaves them there.
+    Either ``prompt`` (a text or a list of texts) or ``input_ids`` (ids, or a list of lists). Parameters that are not in
+    the body come from the model's generation defaults; an explicit null switches a default off. Stop strings stay in
+    the text, as transformers leaves them there.
     """
 
     prompt: str | list[str] | None = None

@@ -36,11 +36,11 @@ def make_builder(args: Mapping[str, Any]) -> "Callable[[], Litestar]":
 
 def ingress_deployment(args: Mapping[str, Any]) -> serve.Deployment:
     """The ingress, to be bound to the pools so that they are deployed with it."""
-    return serve.deployment(
-        serve.ingress(make_builder(args))(),
+    deployment: serve.Deployment = serve.deployment(
         name="Ingress",
         num_replicas=1,
         max_ongoing_requests=MAX_ONGOING_REQUESTS,
         ray_actor_options={"num_cpus": 0},
         graceful_shutdown_wait_loop_s=0.2,
-    )
+    )(serve.ingress(make_builder(args))())
+    return deployment

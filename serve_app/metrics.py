@@ -4,7 +4,7 @@ Requests are measured here at the door. What the cluster counts (tokens, drafts,
 :class:`ClusterStats` when a scrape comes, so that callers who do not come through this door are counted as well.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -117,7 +117,7 @@ class _ClusterCollector(Collector):
         yield family
 
     def _workers(self, workers: list[WorkerStatus]) -> Iterator[Metric]:
-        gauges = {
+        gauges: dict[str, tuple[str, Callable[[WorkerStatus], float]]] = {
             "num_requests_running": ("Sequences in the running batch.", lambda w: w.stats.num_running),
             "num_requests_waiting": ("Sequences that wait for room.", lambda w: w.stats.num_waiting),
             "kv_cache_usage_perc": ("Share of KV blocks in use; 1 is all of them.", _kv_usage),

@@ -1,6 +1,7 @@
 """Pools of model actors as Serve deployments: a replica owns one actor, and Serve supervises the replicas.
 
-Requests do not pass through these replicas. They start an actor, vouch for its health, tell how loaded it is, and end it.
+Requests do not pass through these replicas. They start an actor, vouch for its health, tell how loaded it is, and end
+it.
 """
 
 from typing import Any
@@ -27,7 +28,9 @@ class ModelReplica:
         worker: a WorkerConfig, router: a RouterConfig, both as msgpack: plain bytes pass through Serve untouched.
     """
 
-    async def __init__(self, role: Role, pool: str, worker: bytes, router: bytes) -> None:
+    async def __init__(  # type: ignore[misc]  # Serve awaits it
+        self, role: Role, pool: str, worker: bytes, router: bytes
+    ) -> None:
         router_config = msgspec.msgpack.decode(router, type=RouterConfig)
         worker_config = msgspec.msgpack.decode(worker, type=WorkerConfig)
         start_router(router_config, detached=True)
@@ -73,7 +76,6 @@ def pool_deployment(role: Role, config: ClusterConfig, pool: PoolConfig) -> serv
             )
         }
     deployment = serve.deployment(
-        ModelReplica,
         name=f"{role.capitalize()}Pool",
         ray_actor_options={"num_cpus": 0},
         graceful_shutdown_wait_loop_s=0.2,
@@ -81,7 +83,7 @@ def pool_deployment(role: Role, config: ClusterConfig, pool: PoolConfig) -> serv
         health_check_period_s=HEALTH_CHECK_SECONDS,
         max_constructor_retry_count=MAX_NUM_STARTS,
         **options,
-    )
+    )(ModelReplica)
     return deployment.bind(
         role, config.name, msgspec.msgpack.encode(pool.worker), msgspec.msgpack.encode(config.router)
     )

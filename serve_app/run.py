@@ -1,8 +1,9 @@
-"""``slipstream serve``: a local Ray, Serve on it, the application; in the foreground until Ctrl-C, then nothing left."""
+"""``slipstream serve``: a local Ray, Serve on it, and the application, until Ctrl-C leaves nothing of them."""
 
 import contextlib
 import importlib
 import logging
+import math
 import os
 import signal
 import socket
@@ -14,8 +15,9 @@ from types import FrameType
 
 import msgspec
 
+from actors.engine.catalog import find_checkpoint
 from actors.engine.errors import ConfigError, SlipstreamError
-from cluster.config import ClusterConfig
+from cluster.config import ClusterConfig, PoolConfig
 from serve_app.progress import Progress
 
 APP_NAME = "slipstream"
@@ -29,17 +31,24 @@ def serve_forever(config: ClusterConfig, host: str = "127.0.0.1", port: int = 80
     Progress goes to stderr; once a target is ready, the URL and a curl line go to stdout.
 
     Raises:
-        ConfigError: the port is taken, or the configuration cannot work.
+        ConfigError: the port is taken, a model is not there, or the configuration cannot work.
         SlipstreamError: the application could not be started.
     """
     check_port(host, port)
+    for pool in pools(config):
+        find_checkpoint(pool.worker.model.model, pool.worker.model.revision)
     progress = Progress(sys.stderr)
     stop = threading.Event()
-    with _stop_on_signals(stop):
+    with _signals_set(stop):
         progress.say("starting Ray")
-        with _local_ray(config):
+        with _local_ray(config), _signals_set(stop):  # Ray sets handlers of its own when it starts
             _serve(config, host, port, progress, stop)
         progress.say("stopped")
+
+
+def pools(config: ClusterConfig) -> list[PoolConfig]:
+    """The pools that are to be started."""
+    return [config.target] if config.draft is None else [config.target, config.draft]
 
 
 def check_port(host: str, port: int) -> None:
@@ -127,18 +136,14 @@ def _local_ray(config: ClusterConfig) -> Iterator[None]:
 
     # Ray starts its processes while this one imports Serve.
     threading.Thread(target=importlib.import_module, args=("serve_app.app",), daemon=True).start()
-    workers = [(config.target.worker, config.target.replicas)]
-    if config.draft is not None:
-        workers.append((config.draft.worker, config.draft.replicas))
-    num_cpus = sum(worker.num_cpus * replicas for worker, replicas in workers)
+    num_cpus = sum(pool.worker.num_cpus * (pool.max_replicas or pool.replicas) for pool in pools(config))
     ray.init(
         address="local",
-        num_cpus=max(os.cpu_count() or 1, int(num_cpus + 0.999)),
+        num_cpus=max(os.cpu_count() or 1, math.ceil(num_cpus)),
         object_store_memory=NUM_BYTES_OBJECT_STORE,
         include_dashboard=False,
         log_to_driver=False,
         logging_level=logging.ERROR,
-        configure_logging=True,
     )
     try:
         yield
@@ -147,7 +152,7 @@ def _local_ray(config: ClusterConfig) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _stop_on_signals(stop: threading.Event) -> Iterator[None]:
+def _signals_set(stop: threading.Event) -> Iterator[None]:
     """Turn SIGINT and SIGTERM into an event, so that shutting down is never cut short by a second one."""
 
     def on_signal(signum: int, frame: FrameType | None) -> None:

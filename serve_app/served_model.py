@@ -1,4 +1,4 @@
-"""What the door reads of the served model's files: its tokenizer and its generation defaults. Free of torch where it can.
+"""The served model's tokenizer, read without torch where that is possible.
 
 The door lives in a process of its own, which must be up in a moment and stay small; importing torch only for a
 tokenizer would cost it seconds and hundreds of megabytes.

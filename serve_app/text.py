@@ -15,9 +15,9 @@ Segment = tuple[str, bool]
 class TextDecoder:
     """Detokenizes one sequence incrementally.
 
-    How a token reads can depend on its neighbours (a leading space, a character spread over byte tokens). So a window is
-    decoded: tokens whose text is out already as context, then those that are pending. What comes out is the text that
-    the pending ones add; while it ends in an incomplete character they stay pending.
+    How a token reads can depend on its neighbours (a leading space, a character spread over byte tokens). So a window
+    is decoded: tokens whose text is out already as context, then those that are pending. What comes out is the text
+    that the pending ones add; while it ends in an incomplete character they stay pending.
     """
 
     def __init__(self, tokenizer: Tokenizer, prompt_token_ids: Sequence[int] = ()) -> None:

@@ -164,11 +164,12 @@ class Engine:
         row = 0
         for item in plan:
             rows = range(row, row + item.span.num_logits)
-            error = next((sampled.errors[i] for i in rows if i in sampled.errors), None)
-            if error is not None:
-                deltas.append(self._fail(item.sequence, error))
+            # Rows behind a failing one may rest on a wrong draft; the sequence fails only if it comes to that row.
+            sound = rows[: next((n for n, i in enumerate(rows) if i in sampled.errors), len(rows))]
+            if rows and not sound:
+                deltas.append(self._fail(item.sequence, sampled.errors[row]))
             else:
-                delta = self._advance(item, [sampled.token_ids[i] for i in rows], [sampled.logprobs[i] for i in rows])
+                delta = self._advance(item, [sampled.token_ids[i] for i in sound], [sampled.logprobs[i] for i in sound])
                 deltas += [delta] if delta is not None else []
             row += item.span.num_logits
         self._counters.num_steps += 1
@@ -240,7 +241,7 @@ class Engine:
             return None
         first, num_drafted = sequence.num_tokens, len(sequence.drafts)
         num_accepted, reason = accept(sequence, token_ids, self._clock())
-        sequence.num_computed_tokens = first + num_accepted
+        sequence.num_computed_tokens = min(first + num_accepted, sequence.num_tokens - 1)
         num_new = sequence.num_tokens - first
         self._counters.num_generated_tokens += num_new
         if sequence.is_draft:

@@ -3,7 +3,8 @@
 Found by trying bitsandbytes 0.50.2 on a CPU with AVX-512: int8 takes any shape. The fused 4-bit kernel needs
 ``out_features`` in multiples of 32 and ``in_features`` in multiples of 64 (it raises otherwise), and the general one
 dequantizes wrongly, without an error, for many ``in_features`` that are multiples of 16 but not of 64. So on a CPU,
-4-bit is used where the shape suits and other layers keep their dtype.
+4-bit is used where the shape suits and other layers keep their dtype. The fused kernel rounds its inputs to bfloat16,
+whatever the compute dtype.
 """
 
 import inspect

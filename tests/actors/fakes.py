@@ -277,7 +277,9 @@ class ListLink:
 class LossyNetwork:
     """Delivers messages between peers at random times: some late, some twice, some never, so in any order."""
 
-    def __init__(self, clock: FakeClock, seed: int, *, loss: float = 0.0, twice: float = 0.0, delay: float = 0.0) -> None:
+    def __init__(
+        self, clock: FakeClock, seed: int, *, loss: float = 0.0, twice: float = 0.0, delay: float = 0.0
+    ) -> None:
         self._clock = clock
         self._random = random.Random(seed)
         self._loss, self._twice, self._delay = loss, twice, delay

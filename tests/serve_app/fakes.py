@@ -18,6 +18,7 @@ from serve_app.tokenizer import FastTokenizer
 from serve_app.web import build_web_app
 
 MODEL = "toy"
+LIMITS = LimitsConfig()
 TEXT = " The ship went down the river at night, and nobody saw it. “Où est l’été?” they said — 日本 🙂. The end."
 MAX_MODEL_LEN = 256
 EOS = "<eos>"
@@ -142,9 +143,7 @@ def _worker(role: Role) -> WorkerStatus:
     return WorkerStatus(info=info, stats=stats)
 
 
-def make_app(
-    client: FakeClient, limits: LimitsConfig = LimitsConfig(), defaults: Mapping[str, Any] | None = None
-) -> Litestar:
+def make_app(client: FakeClient, limits: LimitsConfig = LIMITS, defaults: Mapping[str, Any] | None = None) -> Litestar:
     """The web application onto a fake cluster."""
 
     async def connect() -> Gateway:

@@ -107,3 +107,22 @@ def test_a_draft_stops_at_eos_and_at_its_end() -> None:
     assert proposals(engine)["d"] == first[:2]
     engine.extend("d", len(prompt), list(first), 0)
     assert proposals(engine) == {"d": ()}
+
+
+def test_a_failure_behind_a_wrong_draft_does_not_show() -> None:
+    # The bad-words processor raises nothing, so the failure is made: all ids but one are suppressed behind id 9.
+    prompt = ragged_prompts(1, seed=4)[0]
+    everything = tuple(range(VOCAB_SIZE))
+    params = GenerationParams(max_new_tokens=6, bad_words_ids=tuple((9, token) for token in everything))
+    plain = tokens_behind(Request(request_id="x", prompt_token_ids=prompt, params=params))
+    assert 9 not in plain
+    engine = tiny_engine()
+    engine.add(Request(request_id="x", prompt_token_ids=prompt, params=params))
+    got: list[int] = []
+    while engine.has_work():
+        for delta in engine.step():
+            assert delta.error == ""
+            got += delta.token_ids
+            engine.propose("x", len(prompt) + len(got), [9, 9])
+    assert got == plain
+    assert engine.stats().num_draft_tokens > 0

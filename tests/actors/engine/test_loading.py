@@ -38,7 +38,7 @@ def test_the_cache_takes_the_bytes_that_were_planned(make: Make, architecture: s
 
 @pytest.mark.parametrize("name", EMBEDDED)
 def test_the_embedded_models_are_loaded_in_nf4(name: str) -> None:
-    loaded = load(name, quantization="nf4")
+    loaded = load(name, EngineConfig(), quantization="nf4")
     assert loaded.tokenizer is not None
     assert len(loaded.tokenizer) <= loaded.vocab_size
     assert loaded.notes == (), "every layer suits the 4-bit kernels"

@@ -112,10 +112,10 @@ def test_quantized_layers_are_counted_whole_where_they_are_offloaded_to_the_cpu(
 def test_a_layer_runs_where_its_hook_says() -> None:
     layers = nn.ModuleDict({name: nn.Linear(2, 2, device="meta") for name in ("plain", "hooked", "chained")})
     layers["plain"].to_empty(device="cpu")
-    layers["hooked"]._hf_hook = SimpleNamespace(execution_device=1)
+    setattr(layers["hooked"], "_hf_hook", SimpleNamespace(execution_device=1))  # noqa: B010
     device = torch.device("cuda", 2)
     hooks = [SimpleNamespace(execution_device=None), SimpleNamespace(execution_device=device)]
-    layers["chained"]._hf_hook = SimpleNamespace(hooks=hooks)
+    setattr(layers["chained"], "_hf_hook", SimpleNamespace(hooks=hooks))  # noqa: B010
     found = execution_devices(layers, dict(enumerate(layers)))
     assert found == {0: torch.device("cpu"), 1: torch.device("cuda", 1), 2: device}
 

@@ -78,6 +78,7 @@ def test_stop_strings_equal_transformers(kind: str, stops: list[str], numbers: l
     [
         (["st", "op"], True),
         (["stop"], True),
+        (["a", "s", "t", "o", "p"], True),
         (["o", "st", "op"], True),
         (["stop", "a"], False),
         (["st", "o"], False),

@@ -1,0 +1,124 @@
+"""A whole cluster in one thread: router, targets, drafts and a client over a network that loses and repeats."""
+
+from collections.abc import Iterable
+
+from actors.config import ROUTER_NAME, RouterConfig
+from actors.draft_loop import DraftLoop
+from actors.engine.request import FinishReason, Request
+from actors.journal import Gap, Journal
+from actors.messages import Deltas, Message, Refuse, Submit
+from actors.router import Router
+from actors.target_loop import TargetLoop
+from tests.actors.fakes import FakeClock, FakeEngine, LossyNetwork, make_info
+
+CLIENT = "client-sim"
+TURN = 0.001
+
+
+class Simulation:
+    """Runs loops in turns of one millisecond. The client does what ``RouterClient`` does, without a loop of its own."""
+
+    def __init__(
+        self,
+        *,
+        seed: int = 0,
+        loss: float = 0.0,
+        twice: float = 0.0,
+        delay: float = 0.0,
+        agreement: float = 0.8,
+        config: RouterConfig | None = None,
+    ) -> None:
+        self.clock = FakeClock()
+        self.network = LossyNetwork(self.clock, seed, loss=loss, twice=twice, delay=delay)
+        self.config = config or RouterConfig(num_assistant_tokens=4, draft_timeout=0.05, worker_timeout=2.0)
+        self.agreement = agreement
+        self.loops: dict[str, TargetLoop | DraftLoop] = {}
+        self.engines: dict[str, FakeEngine] = {}
+        self.journals: dict[str, Journal] = {}
+        self.errors: dict[str, str] = {}
+        self.refusals: dict[str, Refuse] = {}
+        self.num_deltas = 0
+        self._pid = 0
+        self._next_beat = 0.0
+        self._missing: set[str] = set()
+        self.router = Router(self.network, self.config, self.clock)
+        self.start_router()
+        self.network.receivers[CLIENT] = self._receive
+
+    def start_router(self) -> None:
+        """Start a router, in place of the one there is."""
+        self.router = Router(self.network, self.config, self.clock)
+        self.network.receivers[ROUTER_NAME] = self.router.handle
+
+    def start(self, worker_id: str) -> None:
+        """Start a worker, in place of the one that had this name."""
+        self._pid += 1
+        is_target = worker_id.startswith("target")
+        info = make_info(worker_id, "target" if is_target else "draft", pid=self._pid)
+        engine = FakeEngine(agreement=self.agreement)
+        loop_class = TargetLoop if is_target else DraftLoop
+        loop = loop_class(engine, self.network, info, ROUTER_NAME, self.config, self.clock)
+        self.loops[worker_id], self.engines[worker_id] = loop, engine
+        self.network.receivers[worker_id] = loop.handle
+
+    def kill(self, worker_id: str, *, is_noticed: bool = True) -> None:
+        """End a worker without a word; a death that is not noticed shows only in its silence."""
+        del self.loops[worker_id], self.engines[worker_id], self.network.receivers[worker_id]
+        if is_noticed:
+            self.router.worker_gone(worker_id, "killed")
+
+    def submit(self, requests: Iterable[Request]) -> None:
+        for request in requests:
+            self.journals[request.request_id] = Journal(request)
+            self._submit(request.request_id)
+
+    def open_ids(self) -> list[str]:
+        return [i for i, journal in self.journals.items() if not journal.is_finished and i not in self.refusals]
+
+    def turn(self) -> None:
+        self.clock.advance(TURN)
+        self.network.deliver()
+        for worker_id, loop in list(self.loops.items()):
+            try:
+                loop.run_once()
+            except RuntimeError:
+                self.kill(worker_id)
+                self.start(worker_id)
+        self.router.tick()
+        if self.clock() >= self._next_beat:
+            self._next_beat = self.clock() + 0.2
+            unknown = set(self.router.client_alive(CLIENT, self.open_ids()))
+            for request_id in sorted(unknown & self._missing):
+                self._submit(request_id)
+            self._missing = unknown
+
+    def run(self, max_num_turns: int = 60_000) -> None:
+        """Run until every request has ended."""
+        for _ in range(max_num_turns):
+            if not self.open_ids():
+                return
+            self.turn()
+        raise AssertionError(f"still open after {max_num_turns} turns: {self.open_ids()}")
+
+    def emitted(self, request_id: str) -> tuple[int, ...]:
+        return tuple(self.journals[request_id].token_ids)
+
+    def _submit(self, request_id: str) -> None:
+        message = Submit(client_id=CLIENT, model="demo", request=self.journals[request_id].resume())
+        refusal = self.router.submit(message)
+        if refusal is not None:
+            self.refusals[request_id] = refusal
+
+    def _receive(self, message: Message) -> None:
+        if isinstance(message, Refuse):
+            self.refusals[message.request_id] = message
+        if not isinstance(message, Deltas):
+            return
+        for delta in message.items:
+            self.num_deltas += 1
+            if delta.finish_reason is FinishReason.ERROR:
+                self.errors[delta.request_id] = delta.error
+            try:
+                self.journals[delta.request_id].accept(delta)
+            except Gap:
+                self._submit(delta.request_id)
