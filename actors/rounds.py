@@ -30,6 +30,7 @@ from actors.messages import Close, Extend, ExtendItem, Proposals
 VERIFY_PRIOR = (0.015, 0.001)
 ROUND_PRIOR = (0.001, 0.001)
 FIRST_ANSWER_TIMEOUTS = 4  # draft timeouts that a draft may take to read a prompt before it counts as a miss
+MAX_SURPRISE = 2.0  # times the usual that an answer's time counts for at most
 UNSERVED_STEPS = 16  # plain steps of a sequence that its draft said it cannot serve, before it is asked again
 
 
@@ -162,7 +163,9 @@ class Rounds:
             if ask is not None and ask.position == proposal.start:
                 # Only while nothing else ran was the answer what the target waited for.
                 if ask.step == self._num_steps and ask.is_held:
-                    self._round_time.add(ask.num_draft_tokens, now - ask.time)
+                    # One slow answer, a draft's first above all, must not talk a target out of drafting.
+                    usual = self._round_time.line()(ask.num_draft_tokens)
+                    self._round_time.add(ask.num_draft_tokens, min(now - ask.time, MAX_SURPRISE * usual))
                 if not token_ids:
                     sequence.num_unserved_steps = UNSERVED_STEPS
                     self._drop_ask(proposal.request_id)

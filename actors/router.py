@@ -123,7 +123,10 @@ class Router:
         info = self._registry.mark_gone(worker_id, pid)
         if info is None:
             return
-        logger.warning("router: %s %s", worker_id, f"is gone: {error}" if error else "has left")
+        if error:
+            logger.warning("router: %s is gone: %s", worker_id, error)
+        else:
+            logger.info("router: %s has left", worker_id)
         if info.role == "target":
             blame = f"its target died ({error})" if error else ""
             self._displace(worker_id, tuple(self._placement.on(worker_id)), blame=blame)

@@ -17,7 +17,7 @@ from cluster.config import ClusterConfig, PoolConfig
 from serve_app.scaling import LOAD, scale_by_load
 
 DRAIN_SECONDS = 20.0
-HEALTH_CHECK_SECONDS = 5.0
+HEALTH_CHECK_SECONDS = 10.0  # Serve acts on the third failure in a row, by when Ray has restarted the actor
 MAX_NUM_STARTS = 3
 
 
@@ -25,15 +25,16 @@ class ModelReplica:
     """Owns one model actor, which registers with the router by itself.
 
     Args:
-        worker: a WorkerConfig, router: a RouterConfig, both as msgpack: plain bytes pass through Serve untouched.
+        worker: a WorkerConfig, router: a RouterConfig, cluster: the whole ClusterConfig, which the router keeps for
+            those who connect to it; all as msgpack: plain bytes pass through Serve untouched.
     """
 
     async def __init__(  # type: ignore[misc]  # Serve awaits it
-        self, role: Role, pool: str, worker: bytes, router: bytes
+        self, role: Role, pool: str, worker: bytes, router: bytes, cluster: bytes
     ) -> None:
         router_config = msgspec.msgpack.decode(router, type=RouterConfig)
         worker_config = msgspec.msgpack.decode(worker, type=WorkerConfig)
-        start_router(router_config, detached=True)
+        start_router(router_config, description=cluster, detached=True)
         self._client: RouterClient | None = None
         self._worker: WorkerHandle | None = start_worker(role, pool, worker_config, router_config)
         try:
@@ -85,5 +86,9 @@ def pool_deployment(role: Role, config: ClusterConfig, pool: PoolConfig) -> serv
         **options,
     )(ModelReplica)
     return deployment.bind(
-        role, config.name, msgspec.msgpack.encode(pool.worker), msgspec.msgpack.encode(config.router)
+        role,
+        config.name,
+        msgspec.msgpack.encode(pool.worker),
+        msgspec.msgpack.encode(config.router),
+        msgspec.msgpack.encode(config),
     )

@@ -5,6 +5,7 @@ import importlib
 import logging
 import math
 import os
+import re
 import signal
 import socket
 import sys
@@ -42,7 +43,8 @@ def serve_forever(config: ClusterConfig, host: str = "127.0.0.1", port: int = 80
     with _signals_set(stop):
         progress.say("starting Ray")
         with _local_ray(config), _signals_set(stop):  # Ray sets handlers of its own when it starts
-            _serve(config, host, port, progress, stop)
+            if not stop.is_set():
+                _serve(config, host, port, progress, stop)
         progress.say("stopped")
 
 
@@ -108,7 +110,7 @@ def failure(message: str, details: list[str]) -> str:
     """The line of Serve's messages that says why, out of the tracebacks around it."""
     lines = [line.strip() for text in (*details, message) for line in text.splitlines()]
     causes = [line for line in lines if "Error: " in line and not line.startswith(("File ", "ray."))]
-    return causes[-1] if causes else message
+    return re.sub(r"^(\w+\.)+", "", causes[-1]) if causes else message
 
 
 def curl_line(config: ClusterConfig, host: str, port: int) -> str:
@@ -132,6 +134,9 @@ def _print_hello(config: ClusterConfig, host: str, port: int) -> None:
 def _local_ray(config: ClusterConfig) -> Iterator[None]:
     """A Ray of our own for as long as the context lasts."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    if not any(pool.worker.num_gpus for pool in pools(config)):
+        # Nothing is compiled on CPUs, but bitsandbytes loads the compiler all the same: two seconds an actor.
+        os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
     import ray
 
     # Ray starts its processes while this one imports Serve.

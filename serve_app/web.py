@@ -15,6 +15,7 @@ from cluster.config import LimitsConfig
 from serve_app.body import StrictRequest
 from serve_app.errors import ErrorBody, handle_exception, too_large
 from serve_app.gateway import Gateway
+from serve_app.routes.docs import DocsPage
 from serve_app.routes.generation import completions, generate
 from serve_app.routes.playground import asset, page
 from serve_app.routes.state import health, metrics, models, ready, status
@@ -46,7 +47,13 @@ def build_web_app(connect: Callable[[], Awaitable[Gateway]], limits: LimitsConfi
         exception_handlers={Exception: on_error},
         lifespan=[lifespan],
         logging_config=None,
-        openapi_config=OpenAPIConfig(title="Slipstream", version=__version__, path="/docs"),
+        openapi_config=OpenAPIConfig(
+            title="Slipstream",
+            version=__version__,
+            description="Generation with speculative decoding on a Ray cluster.",
+            path="/docs",
+            render_plugins=[DocsPage(path="/")],
+        ),
     )
 
 

@@ -157,7 +157,8 @@ def load(path: str | Path, quantization: str = "nf4", dtype: torch.dtype = torch
     config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
     more = {"quantization_config": config} if quantization == "nf4" else {}
     model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, **more)
-    return model.eval()
+    model.eval()
+    return model
 
 
 def measure_acceptance(

@@ -84,6 +84,18 @@ def read_books(folder: Path, held_out_share: float = 0.025) -> list[Book]:
     return [read_book(path, held_out_share) for path in paths]
 
 
+def split_passages(text: str, characters: int = 2000) -> list[str]:
+    """Cut a text between paragraphs into passages that reach a length; what is left over at the end is dropped."""
+    passages: list[str] = []
+    pending: list[str] = []
+    for paragraph in text.split(PARAGRAPH):
+        pending.append(paragraph)
+        if sum(map(len, pending)) >= characters:
+            passages.append(PARAGRAPH.join(pending))
+            pending = []
+    return passages
+
+
 def held_out_passages(books: list[Book], characters: int = 600) -> list[str]:
     """Return one passage from the middle of what was held out of each book, ended at a full stop.
 

@@ -64,7 +64,7 @@ def new_draft(target: LlamaForCausalLM, shape: ModelShape = DRAFT_SHAPE, seed: i
     draft = LlamaForCausalLM(shape.config())
     if shape.hidden == target.config.hidden_size:
         with torch.no_grad():
-            draft.get_input_embeddings().weight.copy_(target.get_input_embeddings().weight)
+            draft.model.embed_tokens.weight.copy_(target.model.embed_tokens.weight)
             draft.model.norm.weight.copy_(target.model.norm.weight)
     return draft
 
@@ -137,7 +137,7 @@ def distill(
         with rounded_weights(draft, done >= config.exact_share):
             given = draft(input_ids=batch, use_cache=False).logits
             loss = draft_loss(wanted, given, min(1.0, 2 * sharpness), temperature=(1.0, 0.4)[step % 2])
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
         torch.nn.utils.clip_grad_norm_(draft.parameters(), 1.0)
         optimizer.step(config.lr_share(step))
         if step % 50 == 0 or step + 1 == config.steps:

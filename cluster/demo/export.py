@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from pathlib import Path
 
-import torch
 from transformers import GenerationConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from cluster.demo.evaluate import Report
@@ -47,7 +46,7 @@ and a proposal is accepted when both choose the same token. `python -m cluster.d
 
 def export_model(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
     """Write weights in bfloat16, configurations and tokenizer to a folder."""
-    shipped = copy.deepcopy(model).to(torch.bfloat16)
+    shipped = copy.deepcopy(model).bfloat16()
     shipped.config.use_cache = True
     shipped.generation_config = GenerationConfig(
         do_sample=True,

@@ -46,9 +46,10 @@ def fake_nf4(weight: Tensor) -> Tensor:
 def quantized_parameters(model: nn.Module) -> list[nn.Parameter]:
     """Return the weights that bitsandbytes would quantize: linear layers, without the output head."""
     return [
-        module.weight
+        parameter
         for name, module in model.named_modules()
         if isinstance(module, nn.Linear) and not name.endswith("lm_head")
+        for parameter in module.parameters()
     ]
 
 

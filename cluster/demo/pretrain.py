@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from cluster.demo.corpus import Book
 from cluster.demo.nf4 import rounded_weights
@@ -105,14 +105,14 @@ def batches(stream: Tensor, phase: Phase, seed: int, first: int = 0) -> Iterator
         yield stream[starts[:, None] + span]
 
 
-def next_token_loss(model: LlamaForCausalLM, batch: Tensor) -> Tensor:
+def next_token_loss(model: PreTrainedModel, batch: Tensor) -> Tensor:
     """Return the mean cross entropy in nats, for a batch of shape (sequences, window + 1)."""
     logits = model(input_ids=batch[:, :-1], use_cache=False).logits  # (sequences, window, vocab)
     return F.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten())
 
 
 @torch.no_grad()
-def stream_loss(model: LlamaForCausalLM, stream: Tensor, window: int = 512) -> float:
+def stream_loss(model: PreTrainedModel, stream: Tensor, window: int = 512) -> float:
     """Return the mean loss in nats a token over a stream of shape (tokens,), in windows without overlap."""
     pieces = [stream[i : i + window + 1] for i in range(0, len(stream) - 1, window)]
     total = sum(float(next_token_loss(model, piece[None])) * (len(piece) - 1) for piece in pieces)
@@ -160,7 +160,7 @@ def train_target(
         for step, batch in enumerate(progress, first):
             with rounded_weights(model, phase.is_quantized):
                 loss = next_token_loss(model, batch)
-                loss.backward()  # type: ignore[no-untyped-call]
+                loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             warm_up = min(1.0, (step + 1) / 50) if number == 0 else 1.0
             optimizer.step(warm_up * phase.lr_share(step))

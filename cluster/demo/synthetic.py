@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import tempfile
 from collections.abc import Iterator
@@ -138,7 +139,8 @@ def _weights(config: SyntheticConfig) -> Iterator[tuple[str, Tensor]]:
     generator = torch.Generator().manual_seed(config.seed)
 
     def matrix(rows: int, columns: int, gain: float = 1.0) -> Tensor:
-        return (torch.randn(rows, columns, generator=generator) * (gain * columns**-0.5)).bfloat16()
+        weight = torch.randn(rows, columns, generator=generator)
+        return weight.mul_(gain / math.sqrt(columns)).bfloat16()
 
     queries, keys = config.heads * config.head_dim, config.kv_heads * config.head_dim
     ones = torch.ones(config.hidden, dtype=torch.bfloat16)

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from cluster.demo.corpus import Book, held_out_passages, read_books
+from cluster.demo.corpus import Book, held_out_passages, read_books, split_passages
 from cluster.demo.distill import DRAFT_SHAPE, DistillConfig, distill, new_draft, sample_texts
 from cluster.demo.evaluate import SEPARATOR, Report, evaluate
 from cluster.demo.export import export_model, write_card
@@ -95,6 +95,25 @@ def make_draft(target: LlamaForCausalLM, stream: Tensor, recipe: Recipe, work: P
     return draft
 
 
+def passages_of(books: Sequence[Book]) -> list[str]:
+    """Return all held-out prose as passages of a page each; of books too short for a page, what there is."""
+    return [passage for book in books for passage in split_passages(book.held_out) or [book.held_out]]
+
+
+def write_cards(out: Path, recipe: Recipe, num_tokens: int, report: Report) -> None:
+    """Write both model cards: what was done to how much text, and what came of it."""
+    steps = [f"{phase.steps} steps of {phase.sequences} windows of {phase.window}" for phase in recipe.phases]
+    on = recipe.distillation
+    notes = {
+        "target": f"Muon and AdamW: {', then '.join(steps)}; "
+        "weights rounded to NF4 in forward passes from the second on.",
+        "draft": f"Distilled from the target for {on.steps} steps of {on.sequences} windows of {on.window}, "
+        f"{on.sampled_share:.0%} of them written by the target; divergence first, then agreement.",
+    }
+    for role, note in notes.items():
+        write_card(out / role, role, note, num_tokens, report)
+
+
 def make_pair(books: list[Book], recipe: Recipe, work: Path, out: Path) -> Report:
     """Train, write and measure the pair.
 
@@ -115,17 +134,8 @@ def make_pair(books: list[Book], recipe: Recipe, work: Path, out: Path) -> Repor
     export_model(draft, tokenizer, out / "draft")
     passages = held_out_passages(books)
     (out / "heldout.txt").write_text(SEPARATOR.join(passages) + "\n", encoding="utf-8")
-    report = evaluate(out / "target", out / "draft", [book.held_out for book in books])
-    steps = [f"{phase.steps} steps of {phase.sequences} windows of {phase.window}" for phase in recipe.phases]
-    on = recipe.distillation
-    notes = {
-        "target": f"Muon and AdamW: {', then '.join(steps)}; "
-        "weights rounded to NF4 in forward passes from the second on.",
-        "draft": f"Distilled from the target for {on.steps} steps of {on.sequences} windows of {on.window}, "
-        f"{on.sampled_share:.0%} of them written by the target; divergence first, then agreement.",
-    }
-    for role, note in notes.items():
-        write_card(out / role, role, note, len(stream), report)
+    report = evaluate(out / "target", out / "draft", passages_of(books))
+    write_cards(out, recipe, len(stream), report)
     return report
 
 

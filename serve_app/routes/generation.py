@@ -18,7 +18,7 @@ from serve_app.sse import open_stream, until_disconnect
 ERRORS = {
     status: ResponseSpec(data_container=ErrorBody, description=words, generate_examples=False)
     for status, words in {
-        400: "A value is out of bounds; `param` names the field.",
+        400: "A value is out of bounds; param names the field.",
         404: "No such model.",
         413: "The body is over the limit.",
         422: "A wrong type or an unknown field.",
@@ -33,7 +33,7 @@ ERRORS = {
     status_code=200,
     tags=["generation"],
     summary="Continue one prompt or several, OpenAI's way",
-    description="With `stream`, chunks of the same shape come as server-sent events, `[DONE]` last.",
+    description="With stream, chunks of the same shape come as server-sent events, [DONE] last.",
     responses={200: ResponseSpec(data_container=CompletionResponse, generate_examples=False), **ERRORS},
     response_headers=[ResponseHeader(name="X-Request-Id", documentation_only=True)],
 )
@@ -50,7 +50,7 @@ async def completions(data: CompletionRequest, request: StrictRequest, gateway: 
     status_code=200,
     tags=["generation"],
     summary="Continue prompts with any field of transformers' GenerationConfig",
-    description="With `stream`, one JSON object a step comes as a server-sent event, `[DONE]` last.",
+    description="With stream, one JSON object a step comes as a server-sent event, [DONE] last.",
     responses={200: ResponseSpec(data_container=GenerateResponse, generate_examples=False), **ERRORS},
 )
 async def generate(data: GenerateRequest, request: StrictRequest, gateway: Gateway) -> Response[Any]:

@@ -146,5 +146,7 @@ document.addEventListener("keydown", (event) => {
     form.requestSubmit();
   }
 });
+const prompt = element("prompt");
+prompt.setSelectionRange(prompt.value.length, prompt.value.length); // who begins to type goes on with the text
 showValues();
 showCluster();

@@ -1,6 +1,7 @@
 """Stand-ins for what the loops and the router talk to: an engine with a toy language model, links, a clock."""
 
 import heapq
+import math
 import random
 import time
 from collections import defaultdict
@@ -294,6 +295,10 @@ class LossyNetwork:
             self._count += 1
             when = self._clock() + 0.0005 + self._random.random() * self._delay
             heapq.heappush(self._queue, (when, self._count, peer, encode(message)))
+
+    def next_time(self) -> float:
+        """When the next message is due; infinity where none is on its way."""
+        return self._queue[0][0] if self._queue else math.inf
 
     def deliver(self) -> None:
         """Hand over everything that is due."""

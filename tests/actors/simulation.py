@@ -76,7 +76,7 @@ class Simulation:
         return [i for i, journal in self.journals.items() if not journal.is_finished and i not in self.refusals]
 
     def turn(self) -> None:
-        self.clock.advance(TURN)
+        self.clock.advance(self._idle_time() or TURN)
         self.network.deliver()
         for worker_id, loop in list(self.loops.items()):
             try:
@@ -92,7 +92,14 @@ class Simulation:
                 self._submit(request_id)
             self._missing = unknown
 
-    def run(self, max_num_turns: int = 60_000) -> None:
+    def _idle_time(self) -> float:
+        """Seconds in which nothing happens at all, so that no turns need to be spent on them."""
+        if any(loop.has_work() for loop in self.loops.values()):
+            return 0.0
+        events = [self._next_beat, self.network.next_time(), *(loop.next_deadline() for loop in self.loops.values())]
+        return max(0.0, min(events) - self.clock())
+
+    def run(self, max_num_turns: int = 20_000) -> None:
         """Run until every request has ended."""
         for _ in range(max_num_turns):
             if not self.open_ids():

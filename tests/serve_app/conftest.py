@@ -38,7 +38,9 @@ class Server(uvicorn.Server):
 
     def __init__(self, fake: FakeClient) -> None:
         app: Any = make_app(fake, LimitsConfig(max_body_bytes=4096))
-        super().__init__(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="error", lifespan="on"))
+        super().__init__(
+            uvicorn.Config(app, host="127.0.0.1", port=0, log_level="error", lifespan="on", timeout_graceful_shutdown=1)
+        )
         self.fake = fake
 
     @property
@@ -57,5 +59,4 @@ def server(fake: FakeClient) -> Iterator[Server]:
         thread.join(0.01)
     yield server
     server.should_exit = True
-    server.force_exit = True
     thread.join(5)

@@ -15,7 +15,9 @@ TOY = ModelShape(hidden=64, layers=1, intermediate=64, heads=2, kv_heads=1, voca
 @pytest.fixture(scope="module")
 def model() -> LlamaForCausalLM:
     torch.manual_seed(0)
-    return LlamaForCausalLM(TOY.config()).eval()
+    built = LlamaForCausalLM(TOY.config())
+    built.eval()
+    return built
 
 
 def test_count_rounds() -> None:

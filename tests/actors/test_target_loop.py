@@ -1,0 +1,209 @@
+"""One target's loop with a fake engine: what it tells drafts and the router, and when it stops waiting."""
+
+import pytest
+
+from actors.config import RouterConfig
+from actors.engine.params import GenerationParams
+from actors.engine.request import Request
+from actors.messages import (
+    Abort,
+    Close,
+    Crash,
+    Deltas,
+    Extend,
+    Leave,
+    Pair,
+    Proposal,
+    Proposals,
+    Refuse,
+    Report,
+    SetDraftLength,
+    Start,
+    Stop,
+)
+from actors.target_loop import TargetLoop
+from tests.actors.fakes import (
+    POISON_ID,
+    VOCAB_SIZE,
+    FakeClock,
+    FakeEngine,
+    ListLink,
+    expected_tokens,
+    make_info,
+    make_request,
+)
+
+CONFIG = RouterConfig(num_assistant_tokens=3, draft_timeout=0.1, report_interval=10.0)
+REQUEST = make_request("r", num_prompt=5, max_new_tokens=20)
+TEXT = expected_tokens(REQUEST)
+
+
+class Bench:
+    def __init__(self, config: RouterConfig = CONFIG) -> None:
+        self.engine, self.link, self.clock = FakeEngine(), ListLink(), FakeClock()
+        self.loop = TargetLoop(self.engine, self.link, make_info("target"), "router", config, self.clock)
+
+    def started(self, request: Request = REQUEST, draft_id: str = "draft") -> "Bench":
+        self.loop.handle(Start(request=request, draft_id=draft_id))
+        return self
+
+    def answer(self, start: int, token_ids: tuple[int, ...]) -> None:
+        proposal = Proposal(request_id="r", start=start, token_ids=token_ids)
+        self.loop.handle(Proposals(draft_id="draft", items=(proposal,)))
+
+    def extends(self) -> list[Extend]:
+        return [message for message in self.link.take("draft") if isinstance(message, Extend)]
+
+    def deltas(self) -> list[Deltas]:
+        return [message for message in self.link.take("router") if isinstance(message, Deltas)]
+
+    def acknowledged(self) -> "Bench":
+        """A draft that has read the prompt; the target has emitted one token and waits for a proposal."""
+        self.started()
+        self.answer(5, ())
+        self.loop.handle(Pair(request_ids=("r",), draft_id=""))
+        self.loop.handle(Pair(request_ids=("r",), draft_id="draft"))
+        self.answer(5, (VOCAB_SIZE - 1,))
+        self.loop.run_once()
+        return self
+
+
+def test_the_draft_is_told_the_prompt_before_the_first_step() -> None:
+    bench = Bench().started()
+    (extend,) = bench.extends()
+    (item,) = extend.items
+    assert (item.start, item.token_ids, item.num_prompt_tokens) == (0, REQUEST.prompt_token_ids, 5)
+    assert item.params == REQUEST.params
+    bench.loop.run_once()
+    assert bench.deltas()[0].items[0].token_ids == TEXT[:1]
+    assert bench.loop.has_work(), "nobody waits for a draft that has yet to read the prompt"
+
+
+def test_a_confirmed_step_tells_only_what_is_new_and_waits() -> None:
+    bench = Bench().acknowledged()
+    (item,) = bench.extends()[-1].items
+    assert (item.start, item.token_ids, item.params) == (5, TEXT[:1], None)
+    assert not bench.loop.has_work()
+    bench.answer(6, TEXT[1:4])
+    assert bench.loop.has_work()
+    bench.deltas()
+    bench.loop.run_once()
+    (delta,) = bench.deltas()[0].items
+    assert (delta.token_ids, delta.num_accepted) == (TEXT[1:5], 3)
+
+
+def test_a_late_draft_is_not_waited_for_and_repeated_lateness_suspends_it() -> None:
+    bench = Bench().acknowledged()
+    bench.extends()
+    for _ in range(2):
+        bench.clock.advance(0.11)
+        assert bench.loop.next_deadline() <= bench.clock()
+        bench.loop.run_once()
+    (item,) = bench.extends()[0].items
+    assert item.start == 5, "what was never answered is told again"
+    assert bench.loop.has_work()
+    for _ in range(3):
+        bench.loop.run_once()
+    assert bench.extends() == []
+    bench.clock.advance(0.6)
+    bench.loop.run_once()
+    assert len(bench.extends()) == 1
+    assert bench.loop.has_work(), "a draft on trial is not waited for"
+
+
+def test_a_stale_answer_does_not_end_the_wait() -> None:
+    bench = Bench().acknowledged()
+    bench.answer(5, TEXT[:3])
+    assert not bench.loop.has_work()
+
+
+def test_an_unknown_sequence_is_told_from_the_start() -> None:
+    bench = Bench().acknowledged()
+    bench.extends()
+    bench.loop.handle(Proposals(draft_id="draft", unknown=("r",)))
+    (item,) = bench.extends()[0].items
+    assert (item.start, item.num_prompt_tokens) == (0, 5)
+    assert item.token_ids == REQUEST.prompt_token_ids + TEXT[:1]
+    assert bench.loop.has_work()
+
+
+def test_an_empty_answer_means_plain_decoding_for_a_while() -> None:
+    bench = Bench().acknowledged()
+    bench.extends()
+    bench.answer(6, ())
+    bench.loop.run_once()
+    bench.loop.run_once()
+    assert bench.extends() == []
+
+
+def test_ids_beyond_the_vocabulary_are_cut_off() -> None:
+    bench = Bench().acknowledged()
+    bench.answer(6, (TEXT[1], VOCAB_SIZE, TEXT[3]))
+    bench.deltas()
+    bench.loop.run_once()
+    assert bench.deltas()[0].items[0].num_drafted == 1
+
+
+@pytest.mark.parametrize("pin", [0, 2])
+def test_the_request_pins_its_draft_length(pin: int) -> None:
+    params = GenerationParams(max_new_tokens=20, num_assistant_tokens=pin)
+    bench = Bench().started(Request(request_id="r", prompt_token_ids=(1, 2), params=params))
+    assert [item.num_draft_tokens for extend in bench.extends() for item in extend.items] == [pin] * (pin > 0)
+
+
+def test_the_router_can_turn_drafting_off() -> None:
+    bench = Bench()
+    bench.loop.handle(SetDraftLength(num_draft_tokens=0))
+    bench.started()
+    for _ in range(25):
+        bench.loop.run_once()
+    assert bench.link.take("draft") == []
+
+
+def test_a_start_that_comes_twice_starts_once() -> None:
+    bench = Bench().started().started()
+    bench.loop.run_once()
+    assert not [m for m in bench.link.take("router") if isinstance(m, Refuse)]
+
+
+def test_a_refused_request_says_why() -> None:
+    bench = Bench().started(make_request("long", num_prompt=1500))
+    (refusal,) = bench.link.take("router")
+    assert isinstance(refusal, Refuse)
+    assert (refusal.field, refusal.limit, refusal.worker_id) == ("prompt", "1000", "target")
+
+
+def test_an_abort_frees_the_sequence_and_tells_the_draft() -> None:
+    bench = Bench().acknowledged()
+    bench.extends()
+    bench.loop.handle(Abort(request_id="r"))
+    assert bench.engine.num_unfinished() == 0
+    assert bench.link.take("draft") == [Close(request_ids=("r",))]
+
+
+def test_a_failed_forward_hands_its_sequences_back_and_a_broken_engine_ends_the_loop() -> None:
+    bench = Bench()
+    poison = Request(request_id="p", prompt_token_ids=(POISON_ID,), params=REQUEST.params)
+    for attempt in range(3):
+        bench.started().started(poison, draft_id="")
+        bench.link.take("router")
+        if attempt == 2:
+            with pytest.raises(RuntimeError, match="the forward failed"):
+                bench.loop.run_once()
+            return
+        bench.loop.run_once()
+        (crash,) = [m for m in bench.link.take("router") if isinstance(m, Crash)]
+        assert set(crash.request_ids) == {"r", "p"}
+        assert bench.engine.num_unfinished() == 0
+
+
+def test_reports_name_what_is_held_and_stopping_says_goodbye() -> None:
+    bench = Bench().started()
+    bench.clock.advance(11)
+    bench.loop.run_once()
+    (report,) = [m for m in bench.link.take("router") if isinstance(m, Report)]
+    assert report.request_ids == ("r",)
+    assert not report.is_repeat
+    bench.loop.handle(Stop())
+    assert bench.loop.is_stopped
+    assert bench.link.take("router") == [Leave(worker_id="target")]
