@@ -49,7 +49,11 @@ class ClusterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
     @classmethod
     def demo(cls) -> "ClusterConfig":
-        """The embedded pair in NF4, one core each."""
+        """The embedded pair in NF4, one core each.
+
+        Its draft length is pinned: models this small compute faster than messages travel, so an adapted length would
+        rightly be 0, and there would be no draft to watch.
+        """
         return cls(
             name="demo",
             target=PoolConfig(
@@ -64,6 +68,7 @@ class ClusterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
                     engine=EngineConfig(num_blocks=2048, max_num_seqs=64),
                 )
             ),
+            router=RouterConfig(num_assistant_tokens=4),
         )
 
     @classmethod

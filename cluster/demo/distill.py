@@ -34,7 +34,7 @@ class DistillConfig:
         warm_share: Share of the steps in which the learning rate rises.
     """
 
-    steps: int = 1500
+    steps: int = 600
     window: int = 256
     sequences: int = 16
     sampled_share: float = 0.375

@@ -57,6 +57,7 @@ def export_model(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, fo
         pad_token_id=model.config.pad_token_id,
     )
     shipped.save_pretrained(folder)
+    (folder / "model.safetensors").chmod(0o644)  # written readable by its owner only
     tokenizer.save_pretrained(folder)
 
 

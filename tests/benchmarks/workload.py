@@ -50,7 +50,8 @@ def transformers_model(role: str) -> PreTrainedModel:
             load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16
         ),
     )
-    return model.eval()
+    model.eval()
+    return model
 
 
 def ragged_prompts(count: int = NUM_STREAMS, low: int = 16, high: int = 512, seed: int = 0) -> list[list[int]]:

@@ -100,7 +100,7 @@ def test_the_target_knows_english(
     tokenizer: PreTrainedTokenizerBase, pair: tuple[PreTrainedModel, PreTrainedModel]
 ) -> None:
     stream = torch.tensor([token for text in read_passages()[:6] for token in (0, *tokenizer(text).input_ids)])
-    assert stream_loss(pair[0], stream) < 4.2
+    assert stream_loss(pair[0], stream) < 4.0
 
 
 @pytest.mark.parametrize(("temperature", "bar"), [(0.0, 0.70), (1.0, 0.55)])
@@ -110,4 +110,4 @@ def test_acceptance(
     prompts = prompts_of(read_passages(), tokenizer)
     rates: Acceptance = measure_acceptance(*pair, prompts, k=4, num_tokens=64, temperature=temperature)
     assert rates.num_checked > 500
-    assert rates.per_token >= bar - 0.02  # a sample of this size is two points off one time in four or so
+    assert rates.per_token >= bar  # standard error of this sample: about 0.02

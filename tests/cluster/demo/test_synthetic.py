@@ -43,7 +43,7 @@ def test_without_damped_layers_the_draft_is_exact(tmp_path: Path) -> None:
 
 
 def test_text_runs_on_without_a_loop(tmp_path: Path) -> None:
-    target = load(synthetic_pair(TINY, tmp_path).target_path)
+    target = load(synthetic_pair(TINY, tmp_path).target_path, "none")
     assert target.generation_config is not None and target.generation_config.eos_token_id is None
     ids = write(target, torch.tensor([[1, 2, 3, 4]]), 64)
     assert len(set(ids[0, 4:].tolist())) > 24
