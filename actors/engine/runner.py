@@ -9,6 +9,7 @@ import torch
 from actors.engine.batch import Span
 from actors.engine.cached_runner import CachedRunner
 from actors.engine.config import EngineConfig
+from actors.engine.dense_prefill import use_dense_prefill
 from actors.engine.kv_cache import KVCache
 from actors.engine.loaded import LoadedModel
 from actors.engine.paged_runner import PagedRunner
@@ -44,4 +45,5 @@ def build_runner(loaded: LoadedModel, config: EngineConfig, num_blocks: int) -> 
             error,
         )
         return CachedRunner(loaded)
+    use_dense_prefill(loaded.model)
     return PagedRunner(loaded, KVCache(layers, num_blocks, config.block_size), config.max_num_batched_tokens)

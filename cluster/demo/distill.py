@@ -34,9 +34,9 @@ class DistillConfig:
         warm_share: Share of the steps in which the learning rate rises.
     """
 
-    steps: int = 600
+    steps: int = 360
     window: int = 256
-    sequences: int = 16
+    sequences: int = 12
     sampled_share: float = 0.375
     lr: float = 4e-3
     kl_share: float = 0.4

@@ -2,8 +2,10 @@
 
 ``python -m cluster.demo.train --corpus ../shared/corpus --out cluster/demo`` learns the tokenizer, trains the target,
 lets it write, distills the draft, measures both in NF4, and writes folders, held-out passages and model cards. It
-takes about an hour and a half on two CPU cores. What is done is kept in the work folder, and a second run goes on
-from there.
+takes about an hour on two CPU cores. What is done is kept in the work folder, and a second run goes on from there.
+
+On a machine that others use, ``OMP_WAIT_POLICY=PASSIVE`` keeps the two threads from spinning for each other, and
+``MALLOC_MMAP_MAX_=0`` saves the page faults of large logits, much of the distillation's time.
 """
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ def target_phases() -> tuple[Phase, ...]:
     """Return the target's schedule: a constant rate, then a falling one with NF4 rounding and longer windows.
 
     The fall has a bend after 50 steps because the shipped target was trained on a busy machine and had to be done in
-    time; the numbers are those that made it. With an hour to spare, ten times the steps would serve it well.
+    time; the numbers are those that made it. On a free machine ten times the steps would serve it well.
     """
     return (
         Phase(500, window=256, sequences=24),
@@ -144,7 +146,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--corpus", type=Path, required=True, help="folder of novels, one .txt each")
     parser.add_argument("--out", type=Path, required=True, help="where target/ and draft/ are written")
-    parser.add_argument("--work", type=Path, default=Path("work/demo"), help="checkpoints (default: %(default)s)")
+    parser.add_argument("--work", type=Path, default=Path("runs/demo"), help="checkpoints (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()

@@ -1,0 +1,48 @@
+"""The dense way through 4-bit layers gives what the packed kernel gives."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from actors.engine.dense_prefill import MIN_ROWS, DensePrefillLinear, use_dense_prefill
+
+bnb: Any = pytest.importorskip("bitsandbytes")
+
+
+def layer(kind: str, *, double: bool, bias: bool) -> torch.nn.Module:
+    torch.manual_seed(0)
+    linear = bnb.nn.Linear4bit(
+        128, 96, bias=bias, compute_dtype=torch.bfloat16, quant_type=kind, compress_statistics=double
+    )
+    weights = {"weight": torch.randn(96, 128), **({"bias": torch.randn(96)} if bias else {})}
+    linear.load_state_dict(weights)
+    result: torch.nn.Module = linear.to("cpu").eval()
+    return result
+
+
+@pytest.mark.parametrize("kind", ["nf4", "fp4"])
+@pytest.mark.parametrize("double", [False, True])
+@pytest.mark.parametrize("bias", [False, True])
+@torch.inference_mode()
+def test_dense_and_packed_products_agree(kind: str, double: bool, bias: bool) -> None:
+    linear = layer(kind, double=double, bias=bias)
+    inputs = torch.randn(1, MIN_ROWS, 128, dtype=torch.bfloat16)
+    few = torch.cat([linear(part) for part in inputs.split(8, dim=1)], dim=1).float()
+    many = DensePrefillLinear(linear)(inputs).float()
+    assert many.shape == (1, MIN_ROWS, 96)
+    # One unit in the last place of bfloat16, for the few sums that lie at a rounding boundary.
+    assert torch.allclose(many, few, rtol=2**-7, atol=1e-2)
+    if not bias:
+        assert (many == few).float().mean() > 0.99
+
+
+@torch.inference_mode()
+def test_small_inputs_and_other_layers_are_left_alone() -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(128, 128), layer("nf4", double=False, bias=False))
+    inputs = torch.randn(4, 128, dtype=torch.bfloat16)
+    want = model[1](inputs)
+    assert use_dense_prefill(model) == 1
+    assert isinstance(model[0], torch.nn.Linear)
+    assert torch.equal(model[1](inputs), want)
+    assert use_dense_prefill(torch.nn.Sequential(torch.nn.Linear(2, 2))) == 0
