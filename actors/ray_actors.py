@@ -42,7 +42,7 @@ class ModelActor:
     ) -> None:
         worker = msgspec.msgpack.decode(worker_config, type=WorkerConfig)
         router = msgspec.msgpack.decode(router_config, type=RouterConfig)
-        set_threads(worker.num_threads)
+        prepare_process(worker)
         self._info = WorkerInfo(
             worker_id=worker_id,
             role=self.role,
@@ -202,15 +202,18 @@ class RouterActor:
         self._router.worker_gone(info.worker_id, error, pid=info.pid)
 
 
-def set_threads(num_threads: int) -> None:
-    """Bound the CPU threads of the numeric libraries that this process has yet to load.
+def prepare_process(worker: WorkerConfig) -> None:
+    """Set what the numeric libraries read when they are first imported, which has yet to happen here.
 
     Waiting threads sleep instead of spinning, or an idle actor would take the cores of a busy one.
     """
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-        os.environ[name] = str(num_threads)
+        os.environ[name] = str(worker.num_threads)
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    if not worker.num_gpus:
+        # Nothing is compiled on CPUs, but bitsandbytes loads the compiler all the same: two seconds an actor.
+        os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
 
 
 def give_up() -> None:

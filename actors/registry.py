@@ -1,9 +1,7 @@
-"""The workers that the router knows: who is alive, what each reported last, and totals that outlive them."""
+"""The workers that the router knows: who is alive, what each reported last, and how many steps they have made."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
-
-import msgspec
 
 from actors.config import Role
 from actors.engine.request import EngineStats
@@ -29,7 +27,7 @@ class Registry:
         self._timeout = timeout
         self._clock = clock
         self._workers: dict[str, _Worker] = {}
-        self._past = EngineStats()
+        self._past_steps = 0  # of targets that are no longer known
 
     def enter(self, report: Report) -> bool:
         """Take in a report. Returns whether the worker is new, back again, or another process under the same name."""
@@ -95,7 +93,7 @@ class Registry:
         return sorted({w.info.pool for w in self._workers.values() if w.info.role == "target"})
 
     def stats(self, num_placed: Callable[[str], int]) -> ClusterStats:
-        """Return all workers and the totals of the targets; ``num_placed`` gives the requests on one worker."""
+        """Return all workers and the steps of the targets; ``num_placed`` gives the requests on one worker."""
         now = self._clock()
         statuses = tuple(
             WorkerStatus(
@@ -108,32 +106,12 @@ class Registry:
             for worker_id, worker in sorted(self._workers.items())
         )
         targets = [worker for worker in self._workers.values() if worker.info.role == "target"]
-        totals = _sum([self._past, *(worker.stats for worker in targets)])
         return ClusterStats(
             workers=statuses,
-            num_drafts=totals.num_drafts,
-            num_draft_tokens=totals.num_draft_tokens,
-            num_accepted_tokens=totals.num_accepted_tokens,
-            num_accepted_tokens_per_pos=totals.num_accepted_tokens_per_pos,
-            num_generated_tokens=totals.num_generated_tokens,
-            num_steps=totals.num_steps,
+            num_steps=self._past_steps + sum(worker.stats.num_steps for worker in targets),
             draft_length=max((worker.draft_length for worker in targets if worker.is_alive), default=0),
         )
 
     def _retire(self, worker: _Worker) -> None:
         if worker.info.role == "target":
-            self._past = _sum([self._past, worker.stats])
-
-
-def _sum(parts: Iterable[EngineStats]) -> EngineStats:
-    """Return counters added up, the per-position ones position by position."""
-    total: dict[str, float] = dict.fromkeys(EngineStats.__struct_fields__, 0)
-    per_pos: list[int] = []
-    for part in parts:
-        for name, value in msgspec.structs.asdict(part).items():
-            if name != "num_accepted_tokens_per_pos":
-                total[name] += value
-        per_pos += [0] * (len(part.num_accepted_tokens_per_pos) - len(per_pos))
-        for position, count in enumerate(part.num_accepted_tokens_per_pos):
-            per_pos[position] += count
-    return msgspec.convert({**total, "num_accepted_tokens_per_pos": tuple(per_pos)}, EngineStats)
+            self._past_steps += worker.stats.num_steps

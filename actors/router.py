@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 import msgspec
 
 from actors.config import RouterConfig
+from actors.engine.counters import Counters
 from actors.engine.request import Delta, FinishReason
 from actors.journal import Gap, Journal
 from actors.link import Link
@@ -43,6 +44,7 @@ class Router:
         self._placement = Placement()
         self._clients: dict[str, float] = {}
         self._num_finished = 0
+        self._counters = Counters()
         self._num_failed = 0
 
     def submit(self, message: Submit) -> Refuse | None:
@@ -140,6 +142,12 @@ class Router:
             num_requests=len(self._placement),
             num_finished=self._num_finished,
             num_failed=self._num_failed,
+            # Counted as tokens pass, not taken from reports, so that what a caller has received is in its figures.
+            num_drafts=self._counters.num_drafts,
+            num_draft_tokens=self._counters.num_draft_tokens,
+            num_accepted_tokens=self._counters.num_accepted_tokens,
+            num_accepted_tokens_per_pos=tuple(self._counters.accepted_per_position),
+            num_generated_tokens=self._counters.num_generated_tokens,
             uptime=self._clock() - self._started_at,
         )
 
@@ -197,6 +205,8 @@ class Router:
                 continue
             if new is None:
                 continue
+            self._counters.count_check(delta.num_drafted, delta.num_accepted)
+            self._counters.num_generated_tokens += len(new.token_ids)
             fresh[entry.client_id].append(new)
             was_suspect |= entry.num_deaths > 0
             entry.num_deaths = 0

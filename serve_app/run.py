@@ -134,9 +134,6 @@ def _print_hello(config: ClusterConfig, host: str, port: int) -> None:
 def _local_ray(config: ClusterConfig) -> Iterator[None]:
     """A Ray of our own for as long as the context lasts."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    if not any(pool.worker.num_gpus for pool in pools(config)):
-        # Nothing is compiled on CPUs, but bitsandbytes loads the compiler all the same: two seconds an actor.
-        os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
     import ray
 
     # Ray starts its processes while this one imports Serve.
