@@ -56,6 +56,8 @@ def configure(
     threads = num_threads or (1 if is_demo else max(1, _num_cores() // (target_replicas + num_drafts)))
     if engine is None:
         engine = ClusterConfig.demo().target.worker.engine if is_demo else EngineConfig()
+    if num_assistant_tokens is None and is_demo:
+        num_assistant_tokens = ClusterConfig.demo().router.num_assistant_tokens
     target = WorkerConfig(
         model=_model_config(
             model,
