@@ -205,11 +205,13 @@ class RouterActor:
 def prepare_process(worker: WorkerConfig) -> None:
     """Set what the numeric libraries read when they are first imported, which has yet to happen here.
 
-    Waiting threads sleep instead of spinning, or an idle actor would take the cores of a busy one.
+    Threads that wait for their next piece of work spin for well under a millisecond and then sleep: without any
+    spinning each of the hundreds of pieces of a forward pays for a wake-up, and without a bound an idle actor would
+    take the cores of a busy one.
     """
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ[name] = str(worker.num_threads)
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("GOMP_SPINCOUNT", "100000")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     if not worker.num_gpus:
         # Nothing is compiled on CPUs, but bitsandbytes loads the compiler all the same: two seconds an actor.
