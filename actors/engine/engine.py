@@ -152,6 +152,8 @@ class Engine:
     def step(self) -> list[Delta]:
         """See :class:`TokenEngine`."""
         started = time.perf_counter()
+        if self._config.num_threads not in (None, torch.get_num_threads()):
+            torch.set_num_threads(self._config.num_threads)  # it holds for the calling thread alone
         deltas, self._ended = self._ended, []
         plan = self._scheduler.schedule()
         self._forget_dropped()
