@@ -1,91 +1,68 @@
-"""How many tokens a draft proposes ahead of a sequence: pure functions of acceptance, load and measured times.
+"""How good a draft is, and how many tokens it is asked for where that is pinned. Pure functions and plain state."""
 
-A round of draft length k costs ``V(n * (k + 1)) + R(k)`` seconds for n sequences, where V is the target's time for a
-forward of so many rows and R the time from asking the draft to its answer. It yields ``E(a, k)`` tokens a sequence,
-the expected length of an accepted run plus the target's own token (Leviathan, Kalman, Matias 2023, equation 1). The
-best k maximizes tokens a second; at high load the rows dominate, and it falls to 0 on its own.
-"""
-
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
+
+Schedule = Literal["constant", "heuristic", "heuristic_transient"]
 
 PRIOR_ACCEPTED = 3.0
 PRIOR_REJECTED = 1.0
-DECAY = 0.9  # a sequence's acceptance drifts with its text: about ten rounds are remembered
-PROBE_INTERVAL = 32  # plain steps after which a sequence at draft length 0 tries one draft token again
-MIN_GAIN = 1.02  # drafting must promise this much over plain decoding, or noise decides
+SEQUENCE_DECAY = 0.97  # a sequence's acceptance drifts with its text: about thirty tokens are remembered
+DRAFT_DECAY = 0.995  # ... and that of all its sequences together more slowly
 
 
 @dataclass
 class Acceptance:
-    """Beta posterior of one sequence's acceptance rate; the prior is that of a fair draft."""
+    """Counts of right and wrong drafted tokens, older ones forgotten by ``decay``: a Beta posterior with its prior."""
 
+    decay: float = SEQUENCE_DECAY
     num_accepted: float = 0.0
     num_rejected: float = 0.0
 
-    def add(self, num_drafted: int, num_accepted: int) -> None:
-        """Enter one round. What lies behind the first rejection was never tested and does not count."""
-        if num_drafted:
-            self.num_accepted = self.num_accepted * DECAY + num_accepted
-            self.num_rejected = self.num_rejected * DECAY + (num_accepted < num_drafted)
+    def add(self, num_accepted: int, num_rejected: int) -> None:
+        """Enter tokens whose rightness is known; what lies behind a wrong one was never tested."""
+        if num_accepted or num_rejected:
+            kept = self.decay ** (num_accepted + num_rejected)
+            self.num_accepted = self.num_accepted * kept + num_accepted
+            self.num_rejected = self.num_rejected * kept + num_rejected
+
+    def forget(self) -> None:
+        """Let a step pass in which nothing was tested."""
+        self.num_accepted *= self.decay
+        self.num_rejected *= self.decay
+
+    def posterior(self, prior_rate: float = PRIOR_ACCEPTED / (PRIOR_ACCEPTED + PRIOR_REJECTED)) -> tuple[float, float]:
+        """Return the two parameters of the posterior around a prior of that mean."""
+        weight = PRIOR_ACCEPTED + PRIOR_REJECTED
+        return self.num_accepted + prior_rate * weight, self.num_rejected + (1.0 - prior_rate) * weight
 
     @property
     def rate(self) -> float:
         """Mean of the posterior, strictly between 0 and 1."""
-        accepted = self.num_accepted + PRIOR_ACCEPTED
-        return accepted / (accepted + self.num_rejected + PRIOR_REJECTED)
+        accepted, rejected = self.posterior()
+        return accepted / (accepted + rejected)
+
+
+def run_probabilities(accepted: float, rejected: float, length: int) -> list[float]:
+    """Return, for j from 0 to ``length``, the probability that the next j drafted tokens are all right.
+
+    These are moments of the Beta distribution, so a rate that is little known promises more of long runs than its mean.
+    """
+    found = [1.0]
+    for j in range(length):
+        found.append(found[-1] * (accepted + j) / (accepted + rejected + j))
+    return found
 
 
 def expected_tokens(rate: float, num_draft_tokens: int) -> float:
-    """Return the tokens a round is expected to yield, from 1 (nothing accepted) to k + 1."""
+    """Return the tokens that a check of k drafts yields, from 1 to k + 1 (Leviathan et al. 2023, eq. 1)."""
     if rate >= 1.0:
         return num_draft_tokens + 1.0
     return float((1.0 - rate ** (num_draft_tokens + 1)) / (1.0 - rate))
 
 
-def best_draft_length(
-    rate: float,
-    num_sequences: int,
-    max_num_draft_tokens: int,
-    verify_time: Callable[[float], float],
-    round_time: Callable[[float], float],
-) -> int:
-    """Return the draft length of highest expected goodput; 0 where drafting does not pay.
-
-    Args:
-        rate: acceptance rate a token.
-        num_sequences: sequences that share the target's forward.
-        max_num_draft_tokens: upper bound.
-        verify_time: seconds of a target's forward of so many rows.
-        round_time: seconds from asking a draft for so many tokens to its answer.
-    """
-    rows = max(1, num_sequences)
-    best, best_goodput = 0, MIN_GAIN / max(verify_time(rows), 1e-9)
-    for k in range(1, max_num_draft_tokens + 1):
-        goodput = expected_tokens(rate, k) / max(verify_time(rows * (k + 1)) + round_time(k), 1e-9)
-        if goodput > best_goodput:
-            best, best_goodput = k, goodput
-    return best
-
-
-def draft_length(
-    *,
-    pinned: int | None,
-    adapted: int,
-    num_plain_steps: int,
-    num_remaining_tokens: int,
-) -> int:
-    """Return the draft length for a sequence's next round.
-
-    Args:
-        pinned: what the request or the cluster asks for; None leaves it to ``adapted``.
-        adapted: the policy's choice.
-        num_plain_steps: steps of this sequence since it was last drafted. Now and then one token is drafted even where
-            it should not pay, or a choice of 0 could never be unlearnt.
-        num_remaining_tokens: tokens that the sequence may still emit. The target adds one of its own to what it
-            accepts, so drafting more than one fewer is waste.
-    """
-    wanted = pinned if pinned is not None else adapted
-    if pinned is None and wanted == 0 and num_plain_steps >= PROBE_INTERVAL:
-        wanted = 1
-    return max(0, min(wanted, num_remaining_tokens - 1))
+def scheduled_length(schedule: Schedule, current: int, num_drafted: int, num_accepted: int) -> int:
+    """Return the pinned draft length of the next round, as transformers' ``num_assistant_tokens_schedule`` has it."""
+    if schedule == "constant" or num_drafted == 0:
+        return current
+    return current + 2 if num_accepted == num_drafted else max(1, current - 1)

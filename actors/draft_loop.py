@@ -3,37 +3,60 @@
 import logging
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+import msgspec
 
 from actors.config import RouterConfig
+from actors.draft_tree import DraftTree, request_of
+from actors.draft_view import Mean
+from actors.engine.errors import RequestError
 from actors.engine.protocol import TokenEngine
 from actors.engine.request import Delta, FinishReason, Request
 from actors.link import Link
-from actors.messages import Close, Extend, ExtendItem, Message, Proposal, Proposals, Stop
-from actors.reporter import Reporter
+from actors.messages import Close, Drain, Extend, ExtendItem, Message, Proposal, Proposals, Stop
+from actors.model_loop import ModelLoop
 from actors.status import WorkerInfo
+from actors.step_curve import StepCurve
 
 logger = logging.getLogger(__name__)
 
 IDLE_TIMEOUT = 120.0  # seconds after which a sequence that no target has touched is dropped
-MAX_CRASHES = 3  # forwards that may fail one after the other before the process is given up
+MIN_PIECE_INTERVAL = 0.002  # seconds between two messages that only tell a target what was written ahead
+STEP_PRIOR = (0.002, 0.00002)  # a first guess of a forward's seconds by its rows, hopeful about many
+MAX_BRANCH_COST = 1.1  # how much longer forwards may take for the sake of branches
+MAX_CATCH_UP = 4  # tokens a sequence that a forward may compute and still say how long drafting takes
 
 
 @dataclass
 class _Goal:
-    """What was last asked about a sequence: propose ``num_draft_tokens`` from ``position`` on, for ``target_id``."""
+    """What was last asked about a sequence: propose from ``position`` on, for ``target_id``."""
 
     target_id: str
     position: int
     num_draft_tokens: int
+    num_ahead: int
+    num_branches: int
+    num_prompt_tokens: int
+    tree: DraftTree
     touched_at: float
+    is_answered: bool = False
 
 
-class DraftLoop:
+@dataclass
+class _Outbox:
+    """What is to be told to one target: the newest proposal of each sequence."""
+
+    proposals: dict[str, Proposal] = field(default_factory=dict)
+    is_urgent: bool = False
+    sent_at: float = 0.0
+
+
+class DraftLoop(ModelLoop):
     """Runs one draft engine: corrects its sequences to what targets confirm and proposes what follows.
 
-    Of several questions about one sequence only the latest is answered. Every method is called by the thread that owns
-    the engine.
+    Of several questions about one sequence only the latest is answered. What is written ahead of an answer is told in
+    pieces, each with everything behind what the target has confirmed.
     """
 
     def __init__(
@@ -45,15 +68,12 @@ class DraftLoop:
         config: RouterConfig,
         clock: Callable[[], float],
     ) -> None:
-        self._engine = engine
-        self._link = link
-        self._worker_id = info.worker_id
-        self._clock = clock
+        super().__init__(engine, link, info, router_id, config, clock)
         self._goals: dict[str, _Goal] = {}  # by request id, the least recently touched first
         self._pending: dict[str, tuple[str, ExtendItem]] = {}
-        self._num_crashes = 0
-        self.reporter = Reporter(link, router_id, info, config.report_interval)
-        self.is_stopped = False
+        self._outboxes: defaultdict[str, _Outbox] = defaultdict(_Outbox)
+        self._step_time = Mean(0.0)
+        self._curve = StepCurve(*STEP_PRIOR, prior_x=64.0)
 
     def handle(self, message: Message) -> None:
         """Take in one message. Extends are only noted: a newer one may yet replace them before the next forward."""
@@ -65,9 +85,10 @@ class DraftLoop:
                 for request_id in request_ids:
                     self._pending.pop(request_id, None)
                     self._drop(request_id)
+            case Drain():
+                self.reporter.drain()
             case Stop():
-                self.is_stopped = True
-                self.reporter.leave()
+                self.stop()
             case _:
                 logger.warning("draft %s: no use for a %s", self._worker_id, type(message).__name__)
 
@@ -83,6 +104,8 @@ class DraftLoop:
         if now >= self.reporter.next_time:
             self._drop_idle(now)
             self.reporter.send(now, self._engine.stats())
+            if self.reporter.is_draining and not self._goals and not self._pending:
+                self.stop()
 
     def has_work(self) -> bool:
         """Whether :meth:`run_once` should be called again at once."""
@@ -95,82 +118,156 @@ class DraftLoop:
     def _apply(self) -> None:
         now = self._clock()
         unknown: defaultdict[str, list[str]] = defaultdict(list)
-        unserved: defaultdict[str, list[Proposal]] = defaultdict(list)
         for request_id, (target_id, item) in self._pending.items():
+            position = item.start + len(item.token_ids)
             try:
-                self._extend(item)
+                tree = self._extend(item)
             except KeyError:
                 self._drop(request_id)
                 unknown[target_id].append(request_id)
-                continue
             except Exception as error:
-                logger.warning("draft %s cannot serve %s: %s", self._worker_id, request_id, error)
-                self._drop(request_id)
-                position = item.start + len(item.token_ids)
-                unserved[target_id].append(Proposal(request_id=request_id, start=position, token_ids=()))
-                continue
-            self._goals.pop(request_id, None)
-            self._goals[request_id] = _Goal(
-                target_id, item.start + len(item.token_ids), item.num_draft_tokens, touched_at=now
-            )
+                self._refuse(target_id, request_id, position, str(error))
+            else:
+                known = self._goals.pop(request_id, None)
+                self._goals[request_id] = _Goal(
+                    target_id,
+                    position,
+                    item.num_draft_tokens,
+                    item.num_ahead,
+                    item.num_branches,
+                    item.num_prompt_tokens or (known.num_prompt_tokens if known else 0),
+                    tree,
+                    touched_at=now,
+                )
         self._pending.clear()
-        for target_id in unknown.keys() | unserved.keys():
-            self._answer(target_id, unserved[target_id], unknown[target_id])
+        self._branch()
+        self._send(now, unknown)
 
-    def _extend(self, item: ExtendItem) -> None:
-        """Bring one sequence to what its target confirmed and set it running. Raises KeyError where it is unknown."""
-        if item.params is not None and item.request_id not in self._goals:
-            prompt, emitted = item.token_ids[: item.num_prompt_tokens], item.token_ids[item.num_prompt_tokens :]
+    def _extend(self, item: ExtendItem) -> DraftTree:
+        """Bring one sequence to what its target confirmed and set it running, from a branch where that foresaw it.
+
+        Raises KeyError where it is unknown, RequestError where it cannot be served.
+        """
+        size = self._info.vocab_size
+        if size and any(token_id >= size for token_id in item.token_ids):
+            raise RequestError(f"the vocabulary has only {size} tokens")
+        start, token_ids = item.start, item.token_ids
+        goal = self._goals.get(item.request_id)
+        tree = DraftTree(self._engine, item.request_id) if goal is None else goal.tree
+        if item.params is not None and goal is None:
             self._engine.open(
                 Request(
                     request_id=item.request_id,
-                    prompt_token_ids=prompt,
-                    params=item.params,
-                    emitted_token_ids=emitted,
+                    prompt_token_ids=token_ids[: item.num_prompt_tokens],
+                    params=msgspec.structs.replace(item.params, logprobs=None, prompt_logprobs=None),
+                    emitted_token_ids=token_ids[item.num_prompt_tokens :],
                 )
             )
-            self._engine.extend(item.request_id, len(item.token_ids), (), item.num_draft_tokens)
-        else:
-            self._engine.extend(item.request_id, item.start, item.token_ids, item.num_draft_tokens)
+            start, token_ids = len(token_ids), ()
+        tree.confirm(start, token_ids)
+        self._engine.extend(tree.trunk_id, start, token_ids, item.num_draft_tokens, item.num_ahead)
+        return tree
 
     def _step(self) -> None:
+        started = self._clock()
         try:
             deltas = self._engine.step()
         except Exception as error:
             self._crash(error)
             return
+        now = self._clock()
         self._num_crashes = 0
-        answers: defaultdict[str, list[Proposal]] = defaultdict(list)
+        num_tokens = self._engine.num_step_tokens
+        if num_tokens:
+            self._curve.add(num_tokens, now - started)
+        num_sequences = sum(1 + goal.tree.num_branches for goal in self._goals.values())
+        if 0 < num_tokens <= MAX_CATCH_UP * num_sequences:
+            self._step_time.add(now - started)
         for delta in deltas:
-            goal = self._goals.get(delta.request_id)
+            request_id = request_of(delta.request_id)
+            goal = self._goals.get(request_id)
             if goal is not None:
-                answers[goal.target_id].append(self._proposal(goal, delta))
-        for target_id, items in answers.items():
-            self._answer(target_id, items, ())
+                self._tell(request_id, goal, delta)
+        self._branch()
+        self._send(now, {})
 
-    def _proposal(self, goal: _Goal, delta: Delta) -> Proposal:
-        token_ids = delta.token_ids[: goal.num_draft_tokens]
+    def _tell(self, request_id: str, goal: _Goal, delta: Delta) -> None:
+        """Note what was written for a sequence, to be told to its target."""
+        is_trunk = delta.request_id == goal.tree.trunk_id
         if delta.finish_reason is FinishReason.ERROR:
-            logger.warning("draft %s cannot serve %s: %s", self._worker_id, delta.request_id, delta.error)
-            self._drop(delta.request_id)
-            token_ids = ()
-        return Proposal(request_id=delta.request_id, start=goal.position, token_ids=token_ids)
+            if is_trunk:
+                self._refuse(goal.target_id, request_id, goal.position, delta.error)
+            else:
+                goal.tree.drop(delta.request_id)
+            return
+        outbox = self._outboxes[goal.target_id]
+        start = delta.start + goal.num_prompt_tokens
+        outbox.proposals[delta.request_id] = Proposal(
+            request_id=request_id,
+            start=start,
+            token_ids=delta.token_ids,
+            fork=0 if is_trunk else goal.tree.position(delta.request_id),
+        )
+        if is_trunk:
+            goal.tree.grow(start, delta.token_ids)
+            is_complete = len(delta.token_ids) >= goal.num_draft_tokens + goal.num_ahead
+            outbox.is_urgent |= is_complete or not goal.is_answered
+            goal.is_answered = True
 
-    def _answer(self, target_id: str, items: list[Proposal], unknown: list[str] | tuple[str, ...]) -> None:
-        self._link.send(target_id, Proposals(draft_id=self._worker_id, items=tuple(items), unknown=tuple(unknown)))
+    def _branch(self) -> None:
+        """Go on from second choices too, as far as more rows cost a forward next to nothing."""
+        wanted = [goal for goal in self._goals.values() if goal.tree.can_branch(goal.num_branches)]
+        if not wanted:
+            return
+        num_rows = len(self._goals)
+        num_spare = self._curve.num_within(num_rows, MAX_BRANCH_COST) - num_rows
+        num_spare -= sum(goal.tree.num_branches for goal in self._goals.values())
+        for goal in wanted:
+            num_spare -= goal.tree.branch(goal.num_branches, goal.num_draft_tokens + goal.num_ahead, num_spare)
+
+    def _send(self, now: float, unknown: dict[str, list[str]]) -> None:
+        """Send what targets wait for at once, and what was written ahead of that not too often."""
+        is_idle = not self._engine.has_work()
+        for target_id in unknown:
+            self._outboxes[target_id].is_urgent = True
+        for target_id, outbox in list(self._outboxes.items()):
+            if not outbox.is_urgent and not (
+                outbox.proposals and (is_idle or now - outbox.sent_at >= MIN_PIECE_INTERVAL)
+            ):
+                continue
+            self._outboxes[target_id] = _Outbox(sent_at=now)
+            self._link.send(
+                target_id,
+                Proposals(
+                    draft_id=self._worker_id,
+                    items=tuple(outbox.proposals.values()),
+                    unknown=tuple(unknown.get(target_id, ())),
+                    step_time=self._step_time.value,
+                ),
+            )
+
+    def _refuse(self, target_id: str, request_id: str, position: int, error: str) -> None:
+        """Say that a sequence cannot be served, and forget it."""
+        logger.info("draft %s cannot serve %s: %s", self._worker_id, request_id, error)
+        self._drop(request_id)
+        outbox = self._outboxes[target_id]
+        outbox.proposals[request_id] = Proposal(request_id=request_id, start=position, token_ids=())
+        outbox.is_urgent = True
 
     def _crash(self, error: Exception) -> None:
         """Forget every sequence after a forward that failed as a whole; targets decode on and tell us anew."""
-        self._num_crashes += 1
-        logger.exception("draft %s: a forward failed (%d in a row)", self._worker_id, self._num_crashes)
-        if self._num_crashes >= MAX_CRASHES:
-            raise error
+        self._count_crash(error)
         for request_id in list(self._goals):
             self._drop(request_id)
 
     def _drop(self, request_id: str) -> None:
-        self._goals.pop(request_id, None)
-        self._engine.abort(request_id)
+        goal = self._goals.pop(request_id, None)
+        if goal is None:
+            self._engine.abort(request_id)
+            return
+        proposals = self._outboxes[goal.target_id].proposals
+        for engine_id in goal.tree.close():
+            proposals.pop(engine_id, None)
 
     def _drop_idle(self, now: float) -> None:
         for request_id, goal in list(self._goals.items()):

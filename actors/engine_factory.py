@@ -6,6 +6,7 @@ import msgspec
 
 from actors.config import WorkerConfig
 from actors.engine.protocol import TokenEngine
+from actors.simulated_engine import simulate
 from actors.status import WorkerInfo
 
 
@@ -19,14 +20,18 @@ class EngineFactory(Protocol):
 def load_engine(info: WorkerInfo, config: WorkerConfig) -> tuple[TokenEngine, WorkerInfo]:
     """Load the model of a worker and build its engine. torch is imported here, in the actor's process, and not before.
 
-    Raises the ConfigError tree.
+    Where the configuration asks for a simulation, that is built instead. Raises the ConfigError tree.
     """
+    if config.simulation is not None:
+        return simulate(info, config, config.simulation)
+    from actors.engine.encoder_decoder import EncoderDecoderEngine
     from actors.engine.engine import Engine
     from actors.engine.loading import load_model
 
     engine_config = msgspec.structs.replace(config.engine, num_threads=config.num_threads)
     loaded = load_model(config.model, engine_config)
-    engine = Engine(loaded, engine_config)
+    is_causal = not getattr(loaded.model.config, "is_encoder_decoder", False)
+    engine = Engine(loaded, engine_config) if is_causal else EncoderDecoderEngine(loaded, engine_config)
     devices = dict.fromkeys(str(device) for device in loaded.layer_devices.values())
     return engine, msgspec.structs.replace(
         info,

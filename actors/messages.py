@@ -6,24 +6,29 @@ emitted token in :class:`actors.engine.request.Delta`. A receiver truncates to t
 
 ::
 
-    client ──Submit/Cancel──> router ──Start/Abort/Pair/SetDraftLength──> target ──Extend/Close──> draft
-    client <──Deltas/Refuse─  router <──Deltas/Refuse/Crash/Report/Leave  target <──Proposals────  draft
-                              router <─────────────────────────────────────────────Report/Leave─── draft
+    client ──Submit/Cancel──> router ──Start/Abort/Pair/Greet/SetDraftLength──> target ──Extend/Close──> draft
+    client <──Deltas/Refuse─  router <──Deltas/Refuse/Crash/Report/Leave─────── target <──Proposals────  draft
+                              router <───────────────────────────────────────────────────Report/Leave─── draft
 """
 
 import msgspec
 
 from actors.engine.params import GenerationParams
 from actors.engine.request import Delta, EngineStats, Request
-from actors.status import WorkerInfo
+from actors.status import DraftingStats, WorkerInfo
 
 
 class Submit(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """A client hands a request to the router; ``model`` names the target pool, ``client_id`` where deltas go."""
+    """A client hands a request to the router; ``model`` names the target pool, ``client_id`` where deltas go.
+
+    ``is_again`` says that a router has accepted it before, ``target_id`` which target sent the last of its tokens.
+    """
 
     client_id: str
     model: str
     request: Request
+    is_again: bool = False
+    target_id: str = ""
 
 
 class Cancel(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -66,6 +71,10 @@ class Pair(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     draft_id: str = ""
 
 
+class Greet(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """The router hears from a target that it does not know, and asks it to report at once."""
+
+
 class SetDraftLength(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """The router sets a target's draft length for sequences that do not pin their own; 0 turns drafting off."""
 
@@ -75,13 +84,18 @@ class SetDraftLength(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 class ExtendItem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One sequence's confirmed ids from ``start`` on, and how many to propose behind them.
 
-    ``params`` and ``num_prompt_tokens`` come with the first message about a sequence (``start`` 0).
+    The draft answers once it has written ``num_draft_tokens``, then goes on for ``num_ahead`` more and tells of them in
+    pieces, as if all that it wrote were right. Where it has time to spare it also goes on from its second choice at the
+    first ``num_branches`` positions, which is what the target will likely have instead. ``params`` and
+    ``num_prompt_tokens`` come with the first message about a sequence (``start`` 0).
     """
 
     request_id: str
     start: int
     token_ids: tuple[int, ...]
     num_draft_tokens: int
+    num_ahead: int = 0
+    num_branches: int = 0
     num_prompt_tokens: int = 0
     params: GenerationParams | None = None
 
@@ -100,19 +114,29 @@ class Close(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
 
 class Proposal(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Drafted ids that follow position ``start`` - 1 of a sequence. Empty ids: the draft cannot serve this one now."""
+    """Drafted ids that follow position ``start`` - 1 of a sequence. Empty ids: the draft cannot serve this one now.
+
+    ``start`` is as far as the draft knows the sequence as confirmed, so that what it wrote on an assumption that did
+    not hold shows as different from what was emitted. ``fork`` is the position of the one id that was the draft's second
+    choice, 0 where all are its first.
+    """
 
     request_id: str
     start: int
     token_ids: tuple[int, ...]
+    fork: int = 0
 
 
 class Proposals(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """A draft answers; ``unknown`` names sequences that it must be told from the start."""
+    """A draft answers; ``unknown`` names sequences that it must be told from the start.
+
+    ``step_time`` is the seconds that its forwards take at present, 0 where it does not know.
+    """
 
     draft_id: str
     items: tuple[Proposal, ...] = ()
     unknown: tuple[str, ...] = ()
+    step_time: float = 0.0
 
 
 class Deltas(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -135,7 +159,9 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
     The first one registers the worker, and its absence is how the router sees that a worker is gone. ``request_ids``
     are the target's unfinished requests, by which the router finds what got lost on the way. A report that is sent
-    again while a forward takes long says only that the worker lives (``is_repeat``).
+    again while a forward takes long says only that the worker lives (``is_repeat``). A worker that drains takes nothing
+    new. ``draft_wait_time`` is the seconds since it started in which a target had sequences, but all of them waited for
+    drafts.
     """
 
     info: WorkerInfo
@@ -143,12 +169,19 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     request_ids: tuple[str, ...] = ()
     draft_length: int = 0
     is_repeat: bool = False
+    is_draining: bool = False
+    draft_wait_time: float = 0.0
+    drafting: DraftingStats = DraftingStats()
 
 
 class Leave(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """A worker ends in good order: what it was running goes elsewhere, and nothing is to blame for it."""
 
     worker_id: str
+
+
+class Drain(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Asks a worker's loop to take nothing new, and to leave once it holds nothing any more."""
 
 
 class Stop(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -162,6 +195,7 @@ Message = (
     | Start
     | Abort
     | Pair
+    | Greet
     | SetDraftLength
     | Extend
     | Close
@@ -170,5 +204,6 @@ Message = (
     | Crash
     | Report
     | Leave
+    | Drain
     | Stop
 )

@@ -1,11 +1,14 @@
 """Which request lies on which target, and which draft runs ahead of it: the router's table, with its sums kept."""
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from actors.engine.request import Request
 from actors.journal import Journal
 from actors.pairing import Load, choose_draft, choose_target
+from actors.suspicion import Suspicion
 
 
 @dataclass
@@ -13,19 +16,28 @@ class Entry:
     """A request in flight. An empty ``target_id`` means that it waits for a target, an empty ``draft_id`` for none.
 
     Attributes:
-        num_deaths: times in a row that its target failed before it emitted anything; above 0 it is a *suspect*.
+        arrived_at, waiting_since, placed_at, retry_at, resent_at: times on the router's clock.
+        is_again: it had been taken on by a target, or accepted by an earlier router; it is not turned away any more.
+        held_by: the target that had it under an earlier router, until it is placed.
         num_reports_without: reports in a row in which its target did not name it.
+        num_beats_without: signs of life in a row in which its client did not name it.
     """
 
     journal: Journal
     client_id: str
     model: str
+    arrived_at: float
     waiting_since: float
+    is_again: bool = False
+    held_by: str = ""
     target_id: str = ""
     draft_id: str = ""
     placed_at: float = 0.0
+    retry_at: float = -math.inf
+    resent_at: float = -math.inf
     num_reports_without: int = 0
-    num_deaths: int = 0
+    num_beats_without: int = 0
+    suspicion: Suspicion = field(default_factory=Suspicion)
     last_error: str = ""
 
     @property
@@ -37,6 +49,10 @@ class Entry:
     def num_tokens(self) -> int:
         """Tokens that the request may come to, its prompt included: what it weighs in a choice between targets."""
         return len(self.journal.request.prompt_token_ids) + self.journal.request.params.max_new_tokens
+
+    def resume(self, now: float) -> Request:
+        """Return the request that continues behind what was emitted."""
+        return self.journal.resume(elapsed=now - self.arrived_at)
 
 
 class Placement:
@@ -70,6 +86,27 @@ class Placement:
         """Return the ids of requests that lie on a target, or that a draft runs ahead of. Not to be changed."""
         return self._on.get(worker_id, frozenset())
 
+    def of_client(self, client_id: str) -> list[Entry]:
+        """Return the requests of a client."""
+        return [entry for entry in self if entry.client_id == client_id]
+
+    def queued(self, target_id: str, num_waiting: int) -> list[Entry]:
+        """Return the requests on a target that are likely to queue there, given how many do: the newest, unbegun."""
+        unbegun = [entry for r in self.on(target_id) if not (entry := self._entries[r]).suspicion.num_tokens]
+        unbegun.sort(key=lambda entry: entry.placed_at)
+        return unbegun[max(0, len(unbegun) - num_waiting) :]
+
+    def suspects(self, target_id: str, num_waiting: int) -> list[Entry]:
+        """Return the requests that may be to blame for what happened to their target.
+
+        Those that were under suspicion before, where there are any, or else all that did not queue, and of which the
+        target had heard.
+        """
+        entries = [self._entries[request_id] for request_id in self.on(target_id)]
+        queued = {entry.request_id for entry in self.queued(target_id, num_waiting)}
+        running = [e for e in entries if e.request_id not in queued and not e.num_reports_without]
+        return [entry for entry in entries if entry.suspicion.is_suspect] or running
+
     def add(self, entry: Entry) -> None:
         """Take in a request that has no target yet."""
         self._entries[entry.request_id] = entry
@@ -84,7 +121,8 @@ class Placement:
     def attach(self, entry: Entry, target_id: str, now: float) -> None:
         """Put a waiting request on a target."""
         del self._waiting[entry.request_id]
-        entry.target_id, entry.placed_at, entry.num_reports_without = target_id, now, 0
+        entry.target_id, entry.placed_at, entry.num_reports_without, entry.held_by = target_id, now, 0, ""
+        entry.suspicion.placed()
         self._on[target_id].add(entry.request_id)
         self._num_tokens[target_id] += entry.num_tokens
 
@@ -106,8 +144,8 @@ class Placement:
 
     def choose_target(self, entry: Entry, target_ids: Iterable[str]) -> str | None:
         """Return the target to take a request. A suspect gets one that holds no other suspect, or none."""
-        if entry.num_deaths:
-            target_ids = [i for i in target_ids if not any(self._entries[r].num_deaths for r in self.on(i))]
+        if entry.suspicion.is_suspect:
+            target_ids = [i for i in target_ids if not any(self._entries[r].suspicion.is_suspect for r in self.on(i))]
         return choose_target(self._load(target_id) for target_id in target_ids)
 
     def choose_draft(self, entry: Entry, draft_ids: Iterable[str]) -> str:

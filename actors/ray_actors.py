@@ -5,9 +5,10 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, ClassVar
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import msgspec
 import ray
@@ -19,16 +20,24 @@ from actors.draft_loop import DraftLoop
 from actors.engine.errors import SlipstreamError
 from actors.engine_factory import EngineFactory
 from actors.messages import Report, Submit
+from actors.native_job import CancelJob, Finished, NativeJob, split_output
+from actors.native_loop import NativeLoop
 from actors.ray_link import RayLink
 from actors.router import Router
 from actors.status import WorkerInfo
 from actors.target_loop import TargetLoop
-from actors.worker import Worker
+from actors.worker import Loop, Worker
+
+if TYPE_CHECKING:
+    from actors.engine.native_generation import NativeCall
 
 logger = logging.getLogger(__name__)
 
 CONTROL = "control"  # the concurrency group of calls that must be answered while others run
+NATIVE = "native"  # the concurrency group of calls that last as long as a run of transformers' own generate
+MAX_NUM_NATIVE_RUNS = 16
 TICK_INTERVAL = 0.25
+WATCH_TIME = 5.0
 LOAD_ATTEMPTS = 3  # a restarted actor may find the memory of its predecessor not yet freed
 LOAD_RETRY_DELAY = 3.0
 
@@ -57,8 +66,8 @@ class ModelActor:
         is_restart = ray.get_runtime_context().was_current_actor_reconstructed
         for attempt in range(LOAD_ATTEMPTS if is_restart else 1):
             time.sleep(LOAD_RETRY_DELAY * (attempt > 0))
-            # On a thread that ends: OpenMP keeps a pool for every thread that has computed, and once its pools hold more
-            # threads than there are cores, none of them spins any more. A target's step took 2.5 times as long.
+            # On a thread that ends: OpenMP keeps a pool for every thread that has computed, and once its pools hold
+            # more threads than there are cores, none of them spins any more. A target's step took 2.5 times as long.
             with ThreadPoolExecutor(max_workers=1) as loader:
                 self._error = loader.submit(self._load, worker, router, engine_factory).result()
             if self._error is None:
@@ -76,10 +85,12 @@ class ModelActor:
             self._worker.put(decode(frame))
 
     @ray.method(concurrency_group=CONTROL)
-    def watch(self) -> None:
-        """Return when the engine thread has ended. Who waits on this learns of the actor's death at once."""
-        if self._worker is not None:
-            self._worker.ended.wait()
+    def watch(self, timeout: float) -> bool:
+        """Return whether the engine thread has ended, waiting for that for ``timeout`` seconds.
+
+        Who waits on this learns of the actor's death at once. The bound frees the thread of a caller that is dead.
+        """
+        return self._worker is None or self._worker.ended.wait(timeout)
 
     @ray.method(concurrency_group=CONTROL)
     def check_health(self) -> None:
@@ -93,6 +104,12 @@ class ModelActor:
         if self._worker is not None:
             self._worker.stop()
 
+    @ray.method(concurrency_group=CONTROL)
+    def drain(self, timeout: float) -> None:
+        """Take nothing new, let what runs finish for at most ``timeout`` seconds, then :meth:`stop`."""
+        if self._worker is not None:
+            self._worker.drain(timeout)
+
     def _load(self, worker: WorkerConfig, router: RouterConfig, factory: EngineFactory) -> SlipstreamError | None:
         try:
             engine, self._info = factory(self._info, worker)
@@ -102,7 +119,9 @@ class ModelActor:
             logger.exception("%s could not load its model", self._info.worker_id)
             return SlipstreamError(f"{self._info.worker_id} could not load {worker.model.model!r}: {error!r}")
         loop_class = TargetLoop if self.role == "target" else DraftLoop
-        loop = loop_class(engine, RayLink(), self._info, ROUTER_NAME, router, time.monotonic)
+        loop: Loop = loop_class(engine, RayLink(), self._info, ROUTER_NAME, router, time.monotonic)
+        if self.role == "target" and (native := getattr(engine, "native", None)) is not None:  # simulations have none
+            loop = NativeLoop(loop, native)
         self._worker = Worker(loop, router.report_interval, on_error=give_up)
         self._worker.start()
         return None
@@ -112,6 +131,36 @@ class TargetActor(ModelActor):
     """Runs the model whose tokens are emitted."""
 
     role = "target"
+
+    @ray.method(concurrency_group=NATIVE)
+    def generate(self, job_id: str, call: "NativeCall", assistant: Any = None) -> Iterator[Any]:
+        """Run transformers' own ``generate``: yields an :class:`actors.native_job.Event` at a time.
+
+        ``assistant`` is a model that came through the object store, to be the call's ``assistant_model``.
+
+        Behind a :class:`actors.native_job.Output` come the fields that it names, each alone: who asked holds
+        references to them and fetches what it looks at.
+        """
+        worker = self._worker
+        if worker is None:
+            raise SlipstreamError(f"{self._info.worker_id} has no model")
+        if assistant is not None:
+            call = replace(call, arguments={**call.arguments, "assistant_model": assistant})
+        job = NativeJob(job_id, call)
+        worker.put(job)
+        for event in job.read(is_alive=lambda: not worker.ended.is_set()):
+            if isinstance(event, Finished):
+                output, fields = split_output(event.output)
+                yield output
+                yield from fields
+            else:
+                yield event
+
+    @ray.method(concurrency_group=CONTROL)
+    def cancel_generate(self, job_id: str) -> None:
+        """End a run of :meth:`generate` at its next forward."""
+        if self._worker is not None:
+            self._worker.put(CancelJob(job_id))
 
 
 class DraftActor(ModelActor):
@@ -123,10 +172,10 @@ class DraftActor(ModelActor):
 class RouterActor:
     """Drives a :class:`Router` on the event loop of an asyncio actor; nothing it does there blocks."""
 
-    def __init__(self, config: bytes, description: bytes) -> None:
+    def __init__(self, config: bytes, description: bytes, models: tuple[str, ...] = ()) -> None:
         self._description = description
         self._streams = ClientStreams(workers=RayLink())
-        self._router = Router(self._streams, msgspec.msgpack.decode(config, type=RouterConfig), time.monotonic)
+        self._router = Router(self._streams, msgspec.msgpack.decode(config, type=RouterConfig), time.monotonic, models)
         self._watched: set[tuple[str, int]] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_ticking = False
@@ -197,7 +246,8 @@ class RouterActor:
     async def _watch(self, info: WorkerInfo) -> None:
         try:
             handle = await asyncio.to_thread(ray.get_actor, info.worker_id, NAMESPACE)
-            await handle.watch.remote()
+            while not await handle.watch.remote(WATCH_TIME):
+                pass
             error = ""
         except (ray.exceptions.RayError, ValueError) as problem:
             error = f"its process died: {type(problem).__name__}"

@@ -17,7 +17,8 @@ from actors.messages import Message
 
 logger = logging.getLogger(__name__)
 
-CHECK_INTERVAL = 1.0  # seconds between two looks at whether a peer is there
+CHECK_INTERVAL = 1.0  # seconds between two looks at whether a peer is still there
+ABSENT_INTERVAL = 0.1  # ... at whether one that was away is back
 MAX_NUM_WAITING = 256  # frames kept for a peer while it is being looked up
 
 
@@ -103,13 +104,12 @@ class RayLink:
             peer.handle, peer.probe_at = handle, 0.0
 
     def _probed(self, name: str, result: Future[None]) -> None:
+        """Take in a probe's result. Called on a thread of Ray's, which must not wait for the lock."""
         if result.exception() is None:
-            with self._lock:
-                self._peers[name].probe_at = time.monotonic() + CHECK_INTERVAL
+            self._peers[name].probe_at = time.monotonic() + CHECK_INTERVAL
         else:
             self._forget(name)
 
     def _forget(self, name: str) -> None:
         """Take a peer as absent for a while. What waits for it is lost."""
-        with self._lock:
-            self._peers[name] = _Peer(absent_until=time.monotonic() + CHECK_INTERVAL)
+        self._peers[name] = _Peer(absent_until=time.monotonic() + ABSENT_INTERVAL)

@@ -5,7 +5,7 @@ import msgspec
 from actors.engine.request import EngineStats
 from actors.link import Link
 from actors.messages import Leave, Report
-from actors.status import WorkerInfo
+from actors.status import DraftingStats, WorkerInfo
 
 
 class Reporter:
@@ -20,17 +20,38 @@ class Reporter:
         self._interval = interval
         self._last = Report(info=info, stats=EngineStats(), is_repeat=True)
         self.next_time = 0.0
+        self.is_draining = False
 
-    def send(self, now: float, stats: EngineStats, request_ids: tuple[str, ...] = (), draft_length: int = 0) -> None:
+    def send(
+        self,
+        now: float,
+        stats: EngineStats,
+        request_ids: tuple[str, ...] = (),
+        draft_length: int = 0,
+        draft_wait_time: float = 0.0,
+        drafting: DraftingStats = DraftingStats(),  # noqa: B008  # frozen
+    ) -> None:
         """Report, and set the time of the next beat."""
         self.next_time = now + self._interval
-        report = Report(info=self._last.info, stats=stats, request_ids=request_ids, draft_length=draft_length)
+        report = Report(
+            info=self._last.info,
+            stats=stats,
+            request_ids=request_ids,
+            draft_length=draft_length,
+            is_draining=self.is_draining,
+            draft_wait_time=draft_wait_time,
+            drafting=drafting,
+        )
         self._last = msgspec.structs.replace(report, is_repeat=True)
         self._link.send(self._router_id, report)
 
     def repeat(self) -> None:
         """Send the last report once more."""
         self._link.send(self._router_id, self._last)
+
+    def drain(self) -> None:
+        """Say with the next report, which is due now, that this worker takes nothing new."""
+        self.is_draining, self.next_time = True, 0.0
 
     def leave(self) -> None:
         """Tell the router that this worker ends."""

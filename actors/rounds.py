@@ -1,66 +1,39 @@
-"""The target's half of drafting: asks drafts for proposals, holds sequences for them, and gives up in time.
+"""The target's half of drafting: asks drafts for proposals, decides how long to wait for them, and gives up in time.
 
 ::
 
-    sequence   prompt ........ emitted ......|             len(token_ids): confirmed by the target
-    draft      |<--- num_acked --->|                       confirmed ids that its last answer was built on
-    Extend                         |<- ids ->|<--- k --->  start = num_acked: an Extend that was lost is repeated
+    sequence   prompt ........ emitted ......|                     len(token_ids): confirmed by the target
+    draft      |<--- num_acked --->|                               confirmed ids that its last answer was built on
+    Extend                         |<- ids ->|<- k ->|<- ahead ->|  start = num_acked: one that was lost is repeated
 
-An Extend always starts where the draft last answered, so a draft never goes on from ids of its own that the target
-has since contradicted. A sequence is held only for a draft that has answered for it before: while the draft reads the
-prompt, the target decodes plainly.
+With overlap a draft writes on while its target checks, as if all that it wrote were right. What it tells of that is
+kept (:mod:`actors.written`), so that after a check that went well the next one has its drafts at hand. After one that
+did not, the next Extend turns the draft around.
+
+A target runs all its sequences together, each with the drafts at hand, and waits for more only while they are worth
+more than the time (:mod:`actors.patience`). Sequences with a pinned draft length stay out of forwards until they have
+their drafts, and hold up nobody else. Nothing waits for a draft that has yet to read the prompt.
 """
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
 
 from actors.config import RouterConfig
-from actors.draft_length import Acceptance, best_draft_length, draft_length
-from actors.engine.params import GenerationParams
+from actors.draft_view import DraftView
+from actors.drafted_sequence import Ask, DraftedSequence
 from actors.engine.protocol import TokenEngine
 from actors.engine.request import Delta, Request
-from actors.health import DraftHealth
-from actors.line_fit import LineFit
+from actors.goodput import Plan
 from actors.link import Link
-from actors.messages import Close, Extend, ExtendItem, Proposals
+from actors.messages import Close, Extend, ExtendItem, Proposal, Proposals
+from actors.patience import Prospect, worthwhile_wait
+from actors.planner import Planner
+from actors.written import Verdict
 
-# First guesses in seconds, which a few rounds of measurement replace. Those of a draft's answer are hopeful: what is
-# thought too cheap gets tried and measured, what is thought too dear never would.
-VERIFY_PRIOR = (0.015, 0.001)
-ROUND_PRIOR = (0.001, 0.001)
 FIRST_ANSWER_TIMEOUTS = 4  # draft timeouts that a draft may take to read a prompt before it counts as a miss
-MAX_SURPRISE = 2.0  # times the usual that an answer's time counts for at most
-UNSERVED_STEPS = 16  # plain steps of a sequence that its draft said it cannot serve, before it is asked again
-
-
-@dataclass
-class _Ask:
-    """A question to a draft that is still open: propose ``num_draft_tokens`` behind position ``position``."""
-
-    position: int
-    num_draft_tokens: int
-    time: float
-    deadline: float
-    is_held: bool
-    step: int
-
-
-@dataclass
-class _Sequence:
-    token_ids: list[int]
-    num_prompt_tokens: int
-    params: GenerationParams
-    draft_id: str = ""
-    num_acked: int = 0
-    ask: _Ask | None = None
-    acceptance: Acceptance = field(default_factory=Acceptance)
-    num_plain_steps: int = 0
-    num_unserved_steps: int = 0
-
-    @property
-    def num_remaining_tokens(self) -> int:
-        return self.params.max_new_tokens - (len(self.token_ids) - self.num_prompt_tokens)
+PATIENCE = 1.0  # how much longer than expected a wait may take, as a part of it, before the target runs on
+MIN_PATIENCE = 0.002
+PROBE_LENGTH = 4  # tokens asked of a draft that does not pay, to see whether it does by now
 
 
 class Rounds:
@@ -82,12 +55,14 @@ class Rounds:
         self._clock = clock
         self._vocab_size = vocab_size
         self._pinned = config.num_assistant_tokens
-        self._sequences: dict[str, _Sequence] = {}
-        self._health: defaultdict[str, DraftHealth] = defaultdict(DraftHealth)
-        self._asked: set[str] = set()
-        self._verify_time = LineFit(*VERIFY_PRIOR, prior_x=16.0)
-        self._round_time = LineFit(*ROUND_PRIOR, prior_x=8.0)
+        self._sequences: dict[str, DraftedSequence] = {}
+        self._drafts: defaultdict[str, DraftView] = defaultdict(DraftView)
+        self._planner = Planner(config)
+        self._held: set[str] = set()
         self._num_steps = 0
+        self._has_new = False  # sequences whose prompts are not known to be computed: they must not wait for drafts
+        self._wait_until: float | None = 0.0  # None: to be decided
+        self._awaited: set[str] = set()
         self.last_draft_length = 0
 
     def __contains__(self, request_id: str) -> bool:
@@ -97,17 +72,23 @@ class Rounds:
         """Return the ids of all sequences."""
         return tuple(self._sequences)
 
+    def emitted(self, request_id: str) -> tuple[int, ...]:
+        """Return the tokens of a sequence behind its prompt."""
+        sequence = self._sequences[request_id]
+        return tuple(sequence.token_ids[sequence.num_prompt_tokens :])
+
     def set_draft_length(self, num_draft_tokens: int) -> None:
         """Pin the draft length of sequences that do not pin their own."""
         self._pinned = num_draft_tokens
 
     def add(self, request: Request, draft_id: str) -> None:
         """Take a sequence on. Its draft is told the prompt at once, so that both read it at the same time."""
-        self._sequences[request.request_id] = _Sequence(
+        self._sequences[request.request_id] = DraftedSequence(
             token_ids=[*request.prompt_token_ids, *request.emitted_token_ids],
             num_prompt_tokens=len(request.prompt_token_ids),
             params=request.params,
         )
+        self._has_new = True
         self.pair((request.request_id,), draft_id)
 
     def pair(self, request_ids: Iterable[str], draft_id: str) -> None:
@@ -115,9 +96,8 @@ class Rounds:
         changed = [i for i in request_ids if i in self._sequences and self._sequences[i].draft_id != draft_id]
         self._close(changed)
         for request_id in changed:
-            sequence = self._sequences[request_id]
-            sequence.draft_id, sequence.num_acked, sequence.num_unserved_steps = draft_id, 0, 0
-        self._ask(changed, num_sequences=len(self._sequences))
+            self._sequences[request_id].pair(draft_id)
+        self._ask(changed)
 
     def remove(self, request_ids: Iterable[str]) -> None:
         """Forget sequences that have ended or were taken back."""
@@ -125,57 +105,47 @@ class Rounds:
         self._close(known)
         for request_id in known:
             del self._sequences[request_id]
+        self._wait_until = None
 
     def note_step(self, num_rows: int, elapsed: float, *, is_decode: bool) -> None:
         """Learn from a forward of ``num_rows`` rows that took ``elapsed`` seconds; prefill says nothing here."""
         self._num_steps += 1
+        self._has_new = not is_decode
         if is_decode and num_rows:
-            self._verify_time.add(num_rows, elapsed)
+            self._planner.note_step(num_rows, elapsed, is_overlapped=self._planner.is_overlapped)
 
     def advance(self, deltas: Iterable[Delta]) -> None:
-        """Enter a step's new tokens, let go of sequences that ended, and ask drafts about the others."""
+        """Enter a step's new tokens, let go of sequences that ended, and tell drafts about the others."""
         ended: list[str] = []
         running: list[str] = []
         for delta in deltas:
             sequence = self._sequences.get(delta.request_id)
             if sequence is None:
                 continue
+            verdict = sequence.written.advance(len(sequence.token_ids), delta.token_ids)
             sequence.token_ids.extend(delta.token_ids)
-            sequence.acceptance.add(delta.num_drafted, delta.num_accepted)
-            sequence.num_plain_steps = 0 if delta.num_drafted else sequence.num_plain_steps + 1
+            self._learn(sequence, verdict)
+            if not delta.num_drafted:
+                sequence.acceptance.forget()
             sequence.num_unserved_steps = max(0, sequence.num_unserved_steps - 1)
             (running if delta.finish_reason is None else ended).append(delta.request_id)
         self.remove(ended)
-        num_held = sum(1 for i in self._asked if (ask := self._sequences[i].ask) is not None and ask.is_held)
-        self._ask(running, num_sequences=len(running) + num_held)
+        asked = next((self._sequences[i] for i in running if self._sequences[i].ask is not None), None)
+        self._planner.next_step(len(self._sequences), self._drafts[asked.draft_id] if asked is not None else None)
+        self._ask(running)
 
     def receive(self, message: Proposals) -> None:
-        """Hand a draft's proposals to the engine. Answers to questions long given up do no harm."""
-        self._health[message.draft_id].answered()
-        now = self._clock()
+        """Take in a draft's proposals. Answers to questions long given up do no harm."""
+        view, now = self._drafts[message.draft_id], self._clock()
+        if message.step_time > 0.0:
+            view.steps[self._planner.is_overlapped].add(message.step_time)
+        answered = []
         for proposal in message.items:
             sequence = self._sequences.get(proposal.request_id)
             if sequence is None or sequence.draft_id != message.draft_id or proposal.start > len(sequence.token_ids):
                 continue
-            sequence.num_acked = max(sequence.num_acked, proposal.start)
-            token_ids = self._known_ids(proposal.token_ids)
-            ask = sequence.ask
-            if ask is not None and ask.position == proposal.start:
-                # Only while nothing else ran was the answer what the target waited for.
-                if ask.step == self._num_steps and ask.is_held:
-                    # One slow answer, a draft's first above all, must not talk a target out of drafting.
-                    usual = self._round_time.line()(ask.num_draft_tokens)
-                    self._round_time.add(ask.num_draft_tokens, min(now - ask.time, MAX_SURPRISE * usual))
-                if not token_ids:
-                    sequence.num_unserved_steps = UNSERVED_STEPS
-                    self._drop_ask(proposal.request_id)
-                    continue
-                sequence.ask = None
-                self._asked.discard(proposal.request_id)
-            elif ask is not None and ask.is_held:
-                continue  # a late answer must not use up the wait for the one that was asked for
-            if token_ids:
-                self._engine.propose(proposal.request_id, proposal.start, token_ids)
+            if self._take(sequence, view, proposal, now):
+                answered.append(proposal.request_id)
         unknown = []
         for request_id in message.unknown:
             sequence = self._sequences.get(request_id)
@@ -183,71 +153,217 @@ class Rounds:
                 sequence.num_acked = 0
                 self._drop_ask(request_id)
                 unknown.append(request_id)
-        self._ask(unknown, num_sequences=len(self._sequences))
+        view.answered(answered, now, self._config.draft_timeout)
+        self._wait_until = None
+        self._ask(unknown)
+
+    def is_ready(self) -> bool:
+        """Whether the engine should run now, rather than wait for drafts that are about to come."""
+        now = self._clock()
+        if self._wait_until is None:
+            self._wait_until = self._decide(now)
+        elif 0.0 < self._wait_until <= now:
+            for draft_id in self._awaited:
+                self._drafts[draft_id].is_late = True
+            self._wait_until = 0.0
+        return self._wait_until <= now
+
+    def attach(self) -> None:
+        """Hand the engine the drafts that its next forward is to check."""
+        for request_id, sequence in self._sequences.items():
+            token_ids = sequence.written.ahead(len(sequence.token_ids))
+            if not token_ids or request_id in self._held:
+                continue
+            if sequence.pinned is not None:
+                count = sequence.pinned
+            elif sequence.plan is not None:
+                to_check = sequence.plan.num_to_check
+                count = to_check[min(len(token_ids), len(to_check) - 1)]
+            else:
+                count = 0
+            if count:
+                self._engine.propose(request_id, len(sequence.token_ids), token_ids[:count])
 
     def expire(self) -> None:
         """Give up questions whose deadline has passed: their sequences decode on plainly."""
         now = self._clock()
-        late = [i for i in self._asked if (ask := self._sequences[i].ask) is not None and ask.deadline <= now]
-        for draft_id in {self._sequences[request_id].draft_id for request_id in late}:
-            self._health[draft_id].missed(now)
-        for request_id in late:
-            self._drop_ask(request_id)
+        silent = {draft_id for draft_id, view in self._drafts.items() if view.expire(now)}
+        for request_id in [*self._held]:
+            sequence = self._sequences[request_id]
+            if sequence.draft_id in silent or (sequence.ask is not None and sequence.ask.deadline <= now):
+                self._drop_ask(request_id)
+        if silent:
+            self._wait_until = None
 
     def next_deadline(self) -> float | None:
-        """Return when :meth:`expire` has to be called next; None while nothing is awaited."""
-        return min((ask.deadline for i in self._asked if (ask := self._sequences[i].ask) is not None), default=None)
+        """Return when something is due here although nothing has come in; None while nothing is awaited."""
+        times = [view.deadline for view in self._drafts.values() if view.deadline is not None]
+        times += [ask.deadline for i in self._held if (ask := self._sequences[i].ask) is not None]
+        if self._wait_until:
+            times.append(self._wait_until)
+        return min(times, default=None)
 
-    def _ask(self, request_ids: Iterable[str], num_sequences: int) -> None:
-        """Ask the drafts of sequences for proposals, in one message a draft."""
+    def _take(self, sequence: DraftedSequence, view: DraftView, proposal: Proposal, now: float) -> bool:
+        """Take in what was drafted for one sequence; whether it answers the open question."""
+        token_ids = self._known_ids(proposal.token_ids)
+        self._learn(sequence, sequence.written.add(proposal.start, token_ids, sequence.token_ids, proposal.fork))
+        ask = sequence.ask
+        is_answer = ask is not None and proposal.start >= ask.position and not proposal.fork
+        if is_answer and not token_ids:
+            sequence.unserved()
+            self._drop_ask(proposal.request_id)
+            return True
+        sequence.num_acked = max(sequence.num_acked, proposal.start)
+        if ask is None:
+            return False
+        is_waiting = ask.step == self._num_steps
+        if is_waiting and not proposal.fork:
+            sequence.pace = (sequence.num_written - 1, now)
+        if is_answer or sequence.num_written - len(sequence.token_ids) >= ask.num_draft_tokens:
+            self._release(proposal.request_id)
+        if is_answer:
+            # Only while nothing else ran was the answer what the target waited for.
+            if is_waiting and not ask.num_at_hand and ask.can_wait:
+                spent = len(token_ids) * view.steps[self._planner.is_overlapped].value
+                view.latency.add(max(0.0, now - ask.time - spent))
+            sequence.ask = None
+        return is_answer
+
+    def _learn(self, sequence: DraftedSequence, verdict: Verdict) -> None:
+        sequence.acceptance.add(verdict.num_accepted, verdict.num_rejected)
+        if sequence.draft_id:
+            view = self._drafts[sequence.draft_id]
+            view.acceptance.add(verdict.num_accepted, verdict.num_rejected)
+            view.second.add(verdict.num_foreseen, verdict.num_unforeseen)
+
+    def _ask(self, request_ids: Iterable[str]) -> None:
+        """Tell the drafts of sequences what is confirmed and ask for proposals, in one message a draft."""
         now = self._clock()
-        choose = self._length_chooser(num_sequences)
+        self._wait_until = None
         items: defaultdict[str, list[ExtendItem]] = defaultdict(list)
         for request_id in request_ids:
             sequence = self._sequences[request_id]
-            if not sequence.draft_id or sequence.num_unserved_steps or sequence.ask is not None:
+            if not sequence.draft_id or sequence.num_unserved_steps:
                 continue
-            health = self._health[sequence.draft_id]
-            is_trial = not health.can_wait()
-            if is_trial and not health.can_try(now):
+            view = self._drafts[sequence.draft_id]
+            is_trial = not view.health.can_wait()
+            if is_trial and not view.health.can_try(now):
                 continue
-            k = choose(sequence)
-            self.last_draft_length = k
-            if k == 0:
+            if sequence.ask is not None and not sequence.is_known and now < sequence.ask.deadline:
+                continue  # it reads the prompt
+            item = self._open_ask(request_id, sequence, view, now, can_hold=not is_trial)
+            if item is None:
                 continue
             if is_trial:
-                health.tried(now)
-            items[sequence.draft_id].append(self._open_ask(request_id, k, now, can_hold=not is_trial))
+                view.health.tried(now)
+            items[sequence.draft_id].append(item)
         for draft_id, of_draft in items.items():
+            is_first = all(item.params is not None for item in of_draft)
+            timeout = self._config.draft_timeout * (FIRST_ANSWER_TIMEOUTS if is_first else 1)
+            self._drafts[draft_id].asked((item.request_id for item in of_draft), now, timeout)
             self._link.send(draft_id, Extend(target_id=self._target_id, items=tuple(of_draft)))
 
-    def _open_ask(self, request_id: str, k: int, now: float, *, can_hold: bool) -> ExtendItem:
-        """Note a question, hold its sequence where the draft has answered before, and return what to send."""
-        sequence = self._sequences[request_id]
-        start, is_known = sequence.num_acked, sequence.num_acked > 0
-        is_held = is_known and can_hold
-        timeout = self._config.draft_timeout * (1 if is_held else FIRST_ANSWER_TIMEOUTS)
-        position = len(sequence.token_ids)
-        sequence.ask = _Ask(position, k, now, now + timeout, is_held, self._num_steps)
-        self._asked.add(request_id)
-        if is_held:
+    def _open_ask(
+        self, request_id: str, sequence: DraftedSequence, view: DraftView, now: float, *, can_hold: bool
+    ) -> ExtendItem | None:
+        """Note a question and return what to send; None where drafting does not pay now."""
+        k, num_ahead, is_probe = self._length(sequence, view)
+        self.last_draft_length = 0 if is_probe else k
+        if k == 0:
+            self._forget_ask(request_id, sequence)
+            return None
+        start, is_known, position = sequence.num_acked, sequence.is_known, len(sequence.token_ids)
+        at_hand = sequence.num_written - position
+        num_ahead = max(k, at_hand) + num_ahead - k
+        if not 0 < at_hand < sequence.goal - position:  # it was turned around, or has come to rest
+            step = view.steps[self._planner.is_overlapped].value
+            sequence.pace = (position + at_hand, now + view.latency.value + step)
+        can_wait = is_known and can_hold and not is_probe
+        timeout = self._config.draft_timeout * (1 if is_known else FIRST_ANSWER_TIMEOUTS)
+        sequence.ask = Ask(position, k, at_hand, now, now + timeout, self._num_steps, can_wait)
+        sequence.goal = position + k + num_ahead
+        if can_wait and sequence.pinned is not None and at_hand < k:
+            self._held.add(request_id)
             self._engine.hold(request_id)
         return ExtendItem(
             request_id=request_id,
             start=start,
             token_ids=tuple(sequence.token_ids[start:]),
             num_draft_tokens=k,
+            num_ahead=num_ahead,
+            num_branches=max(k, at_hand) + 1 if num_ahead and self._config.branches else 0,
             num_prompt_tokens=0 if is_known else sequence.num_prompt_tokens,
             params=None if is_known else sequence.params,
         )
 
+    def _length(self, sequence: DraftedSequence, view: DraftView) -> tuple[int, int, bool]:
+        """Return how many ids to ask for, how many the draft may write ahead, and whether that is only a probe."""
+        pinned = sequence.params.num_assistant_tokens
+        sequence.pinned = self._pinned if pinned is None else pinned
+        room = max(0, sequence.num_remaining_tokens - 1)  # the target adds one of its own
+        if room == 0 or sequence.pinned == 0:
+            return 0, 0, False
+        plan = sequence.plan = self._planner.plan(sequence.acceptance, view)
+        if sequence.pinned is not None:
+            k = min(sequence.pinned, room)
+            return k, min(plan.num_ahead, k + 1), False
+        if plan.is_drafted:
+            view.pays()
+            return min(plan.num_draft_tokens, room), plan.num_ahead, False
+        is_probe = view.take_probe(self._num_steps)
+        return min(PROBE_LENGTH * is_probe, room), 0, is_probe
+
+    def _decide(self, now: float) -> float:
+        """Return the time until which to wait for drafts, 0 where the engine should run now."""
+        self._awaited.clear()
+        if self._has_new:
+            return 0.0
+        prospects = []
+        rate = 0.0
+        first_asked = now
+        for request_id, sequence in self._sequences.items():
+            plan, ask = sequence.plan, sequence.ask
+            if request_id in self._held or plan is None:
+                continue
+            rate += plan.rate
+            if sequence.pinned is not None or ask is None or not ask.can_wait or not sequence.draft_id:
+                continue
+            view = self._drafts[sequence.draft_id]
+            if not view.can_wait():
+                continue
+            prospects.append(self._prospect(sequence, plan, ask, view))
+            self._awaited.add(sequence.draft_id)
+            first_asked = min(first_asked, ask.time)
+        until = worthwhile_wait(prospects, rate, now, self._config.draft_timeout)
+        if until <= now:
+            return 0.0
+        return until + max(MIN_PATIENCE, PATIENCE * (until - first_asked))
+
+    def _prospect(self, sequence: DraftedSequence, plan: Plan, ask: Ask, view: DraftView) -> Prospect:
+        """What a draft is about to send for a sequence."""
+        end = sequence.num_written
+        at_hand = end - len(sequence.token_ids)
+        num_first = max(1, ask.num_draft_tokens - at_hand)
+        step = view.steps[self._planner.is_overlapped].value
+        position, time = sequence.pace
+        first = time + (end + num_first - 1 - position) * step
+        return Prospect(first, step, num_first, plan.gains[at_hand : sequence.goal - len(sequence.token_ids)])
+
+    def _release(self, request_id: str) -> None:
+        """Let a held sequence run."""
+        if request_id in self._held:
+            self._held.discard(request_id)
+            self._engine.release(request_id)
+
+    def _forget_ask(self, request_id: str, sequence: DraftedSequence) -> None:
+        self._release(request_id)
+        if sequence.ask is not None:
+            self._drafts[sequence.draft_id].dropped(request_id)
+            sequence.ask = None
+
     def _drop_ask(self, request_id: str) -> None:
         """Stop waiting for an answer and let the sequence run."""
-        sequence = self._sequences[request_id]
-        if sequence.ask is not None and sequence.ask.is_held:
-            self._engine.release(request_id)
-        sequence.ask = None
-        self._asked.discard(request_id)
+        self._forget_ask(request_id, self._sequences[request_id])
 
     def _close(self, request_ids: Iterable[str]) -> None:
         """Tell drafts that sequences no longer need them."""
@@ -266,24 +382,3 @@ class Rounds:
             return token_ids
         bad = next((n for n, token_id in enumerate(token_ids) if token_id >= self._vocab_size), len(token_ids))
         return token_ids[:bad]
-
-    def _length_chooser(self, num_sequences: int) -> Callable[[_Sequence], int]:
-        """Return the function that gives a sequence's draft length, with this moment's timings worked out once."""
-        rows = max(1, num_sequences)
-        verify, answer = self._verify_time.line(), self._round_time.line()
-        chosen: dict[float, int] = {}
-
-        def choose(sequence: _Sequence) -> int:
-            pinned = sequence.params.num_assistant_tokens
-            pinned = self._pinned if pinned is None else pinned
-            rate = round(sequence.acceptance.rate, 2)
-            if pinned is None and rate not in chosen:
-                chosen[rate] = best_draft_length(rate, rows, self._config.max_num_assistant_tokens, verify, answer)
-            return draft_length(
-                pinned=pinned,
-                adapted=chosen.get(rate, 0),
-                num_plain_steps=sequence.num_plain_steps,
-                num_remaining_tokens=sequence.num_remaining_tokens,
-            )
-
-        return choose

@@ -10,63 +10,84 @@ from collections.abc import Callable, Iterable
 
 import msgspec
 
+from actors.attendance import Attendance
 from actors.config import RouterConfig
-from actors.engine.counters import Counters
 from actors.engine.request import Delta, FinishReason
-from actors.journal import Gap, Journal
+from actors.intake import Intake
+from actors.journal import Contradiction, Gap, Journal, agree
 from actors.link import Link
-from actors.messages import Abort, Cancel, Crash, Deltas, Leave, Message, Pair, Refuse, Report, Start, Submit
+from actors.messages import (
+    Abort,
+    Cancel,
+    Crash,
+    Deltas,
+    Greet,
+    Leave,
+    Message,
+    Pair,
+    Refuse,
+    Report,
+    Start,
+    Submit,
+)
 from actors.placement import Entry, Placement
 from actors.registry import Registry
 from actors.status import ClusterStats
+from actors.tally import Tally
 
 logger = logging.getLogger(__name__)
 
-MAX_NUM_DEATHS = 2  # targets that a request may take down without a token in between before it fails
-MAX_WAIT = 120.0  # seconds that a request waits for a target of its model
-GRACE = 2.0  # seconds after the router's start in which a model that it does not know may still register
-CLIENT_TIMEOUT = 30.0  # seconds without a sign of life after which a client's requests are dropped
+MAX_WAIT = 600.0  # seconds that a request waits for a target of its model
+ADOPTION_TIME = (
+    1.0  # seconds after the router's start in which a request waits for the target that had it under the last router
+)
+ORPHAN_TIME = 10.0  # ... in which targets may hold requests whose clients have not come back yet
 MISSING_REPORTS = 2  # reports in a row that must lack a request before it counts as lost
+MISSING_BEATS = 2  # a client's signs of life in a row that must lack a request before it counts as given up
+OVERLOAD_DELAY = 1.0  # seconds after which a target whose queue was full is asked again
+RESEND_INTERVAL = 0.25  # seconds between two questions for tokens that were lost on the way
 
 
 class Router:
     """Places requests on targets and drafts in front of them, and sees every one of them to its end.
 
-    ``link`` reaches workers and clients alike, each by its id.
+    ``link`` reaches workers and clients alike, each by its id. ``models`` names the cluster's target pools: requests
+    for them wait, where those for others are refused, even before the first of their targets has registered.
     """
 
-    def __init__(self, link: Link, config: RouterConfig, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, link: Link, config: RouterConfig, clock: Callable[[], float], models: Iterable[str] = ()
+    ) -> None:
         self._link = link
         self._config = config
         self._clock = clock
         self._started_at = clock()
-        self._registry = Registry(config.worker_timeout, clock)
+        self._registry = Registry(config.worker_timeout, clock, models)
         self._placement = Placement()
-        self._clients: dict[str, float] = {}
-        self._num_finished = 0
-        self._counters = Counters()
-        self._num_failed = 0
+        self._intake = Intake(self._registry, config.max_num_requests, clock)
+        self._clients = Attendance(clock)
+        self._tally = Tally()
 
     def submit(self, message: Submit) -> Refuse | None:
         """Take a request in, or say why not. One that is known already is taken over by the client that asks now."""
         request, now = message.request, self._clock()
-        self._clients[message.client_id] = now
+        self._clients.note(message.client_id)
         entry = self._placement.get(request.request_id)
         if entry is not None:
-            entry.client_id = message.client_id
-            self._catch_up(entry, len(request.emitted_token_ids))
+            self._take_over(entry, message)
             return None
-        limit = self._config.max_num_requests
-        if len(self._placement) >= limit:
-            return Refuse(
-                request_id=request.request_id,
-                error=f"{limit} requests are in flight, as many as this cluster takes; try again later",
-                limit=f"max_num_requests={limit}",
-                is_overload=True,
-            )
-        if not self._registry.knows_model(message.model) and now - self._started_at > GRACE:
-            return self._unknown_model(request.request_id, message.model)
-        entry = Entry(Journal(request), message.client_id, message.model, waiting_since=now)
+        refusal = self._intake.refusal(message, len(self._placement))
+        if refusal is not None:
+            return refusal
+        entry = Entry(
+            Journal(request),
+            message.client_id,
+            message.model,
+            arrived_at=now,
+            waiting_since=now,
+            is_again=message.is_again,
+            held_by=message.target_id,
+        )
         self._placement.add(entry)
         self._place(entry)
         return None
@@ -83,7 +104,7 @@ class Router:
             case Refuse():
                 self._refuse(message)
             case Crash(worker_id=worker_id, request_ids=request_ids, error=error):
-                self._displace(worker_id, request_ids, blame=error)
+                self._displace(worker_id, set(request_ids) & self._placement.on(worker_id), error, is_proven=True)
             case Leave(worker_id=worker_id):
                 self.worker_gone(worker_id, error="")
             case Submit():
@@ -101,23 +122,30 @@ class Router:
         now = self._clock()
         for worker_id in self._registry.silent():
             self.worker_gone(worker_id, error=f"no report for {self._config.worker_timeout:g} s")
-        lost_clients = [i for i, seen in self._clients.items() if now - seen > CLIENT_TIMEOUT]
+        lost_clients = self._clients.take_lost()
         for client_id in lost_clients:
-            del self._clients[client_id]
-            for request_id in [e.request_id for e in self._placement if e.client_id == client_id]:
-                self._cancel(request_id)
+            for entry in self._placement.of_client(client_id):
+                self._cancel(entry.request_id)
         self._place_waiting()
         for entry in self._placement.waiting():
-            if not self._registry.knows_model(entry.model):
-                if now - self._started_at > GRACE:
-                    self._refuse(self._unknown_model(entry.request_id, entry.model))
+            refusal = self._intake.unknown_model(entry.request_id, entry.model, is_again=entry.is_again)
+            if refusal is not None:
+                self._refuse(refusal)
             elif now - entry.waiting_since > MAX_WAIT:
                 self._fail(entry, f"no target for {entry.model!r} has come up within {MAX_WAIT:g} s {entry.last_error}")
         return lost_clients
 
     def client_alive(self, client_id: str, request_ids: Iterable[str]) -> list[str]:
-        """Note a client's sign of life. Returns those of its requests that the router does not know."""
-        self._clients[client_id] = self._clock()
+        """Note a client's sign of life and all its open requests. Returns those that the router does not know.
+
+        What the client has not named several times in a row it has given up, and the word of that was lost.
+        """
+        self._clients.note(client_id)
+        request_ids = set(request_ids)
+        for entry in self._placement.of_client(client_id):
+            entry.num_beats_without = 0 if entry.request_id in request_ids else entry.num_beats_without + 1
+            if entry.num_beats_without >= MISSING_BEATS:
+                self._cancel(entry.request_id)
         return [request_id for request_id in request_ids if self._placement.get(request_id) is None]
 
     def worker_gone(self, worker_id: str, error: str, pid: int | None = None) -> None:
@@ -130,52 +158,54 @@ class Router:
         else:
             logger.info("router: %s has left", worker_id)
         if info.role == "target":
-            blame = f"its target died ({error})" if error else ""
-            self._displace(worker_id, tuple(self._placement.on(worker_id)), blame=blame)
+            self._displace(worker_id, self._placement.on(worker_id), error and f"its target died ({error})")
         else:
             self._pair([e for e in self._placement if e.draft_id == worker_id])
 
     def stats(self) -> ClusterStats:
         """Return the cluster as the router sees it now."""
-        return msgspec.structs.replace(
-            self._registry.stats(lambda worker_id: len(self._placement.on(worker_id))),
-            num_requests=len(self._placement),
-            num_finished=self._num_finished,
-            num_failed=self._num_failed,
-            # Counted as tokens pass, not taken from reports, so that what a caller has received is in its figures.
-            num_drafts=self._counters.num_drafts,
-            num_draft_tokens=self._counters.num_draft_tokens,
-            num_accepted_tokens=self._counters.num_accepted_tokens,
-            num_accepted_tokens_per_pos=tuple(self._counters.accepted_per_position),
-            num_generated_tokens=self._counters.num_generated_tokens,
-            uptime=self._clock() - self._started_at,
-        )
+        stats = self._tally.enter(self._registry.stats(lambda worker_id: len(self._placement.on(worker_id))))
+        uptime = self._clock() - self._started_at
+        return msgspec.structs.replace(stats, num_requests=len(self._placement), uptime=uptime)
 
     def _place(self, entry: Entry) -> None:
-        """Start a request on the least loaded target of its model; it waits where there is none to take it."""
-        target_id = self._placement.choose_target(entry, self._registry.alive("target", entry.model))
+        """Start a request on the target that has it, or else on the least loaded; it waits where none takes it."""
+        now = self._clock()
+        if now < entry.retry_at:
+            return
+        if self._registry.holds(entry.held_by, entry.request_id):
+            target_id: str | None = entry.held_by
+        elif entry.held_by and not self._registry.is_alive(entry.held_by) and now - self._started_at < ADOPTION_TIME:
+            return
+        else:
+            target_id = self._placement.choose_target(entry, self._registry.alive("target", entry.model))
         if target_id is None:
             return
-        self._placement.attach(entry, target_id, now=self._clock())
+        self._placement.attach(entry, target_id, now)
         draft_id = self._placement.choose_draft(entry, self._registry.alive("draft", entry.model))
         self._placement.pair(entry, draft_id)
-        self._link.send(target_id, Start(request=entry.journal.resume(), draft_id=draft_id))
+        self._start(entry)
+
+    def _start(self, entry: Entry) -> None:
+        """Tell a request's target to run it, or to send again what the journal lacks where it runs it already."""
+        entry.resent_at = self._clock()
+        self._link.send(entry.target_id, Start(request=entry.resume(entry.resent_at), draft_id=entry.draft_id))
 
     def _place_waiting(self) -> None:
         for entry in self._placement.waiting():
             self._place(entry)
 
-    def _displace(self, worker_id: str, request_ids: Iterable[str], *, blame: str) -> None:
-        """Take requests off a target and place them again. Each that is blamed once too often fails."""
-        for request_id in request_ids:
-            entry = self._placement.get(request_id)
-            if entry is None or entry.target_id != worker_id:
-                continue
+    def _displace(self, worker_id: str, request_ids: Iterable[str], blame: str, *, is_proven: bool = False) -> None:
+        """Take requests off a target and place them again. One that is blamed once too often fails."""
+        entries = [self._placement[request_id] for request_id in request_ids]
+        if blame:
+            for entry in self._placement.suspects(worker_id, self._registry.num_waiting(worker_id)):
+                entry.suspicion.died(is_proven=is_proven)
+        for entry in entries:
             self._placement.detach(entry, now=self._clock())
-            entry.num_deaths += bool(blame)
-            entry.last_error = blame
-            if entry.num_deaths >= MAX_NUM_DEATHS:
-                self._fail(entry, f"failed {entry.num_deaths} times in a row: {blame}")
+            entry.is_again, entry.last_error = True, blame
+            if entry.suspicion.is_convicted:
+                self._fail(entry, f"failed {entry.suspicion.num_deaths} times in a row: {blame}")
         self._place_waiting()
 
     def _pair(self, entries: Iterable[Entry]) -> None:
@@ -190,26 +220,31 @@ class Router:
             self._link.send(target_id, Pair(request_ids=tuple(request_ids), draft_id=draft_id))
 
     def _deltas(self, message: Deltas) -> None:
+        if not self._registry.is_alive(message.worker_id):
+            self._link.send(message.worker_id, Greet())
         fresh: defaultdict[str, list[Delta]] = defaultdict(list)
         was_suspect = False
         for delta in message.items:
             entry = self._placement.get(delta.request_id)
             if entry is None or entry.target_id != message.worker_id:
-                if delta.finish_reason is None:
+                if delta.finish_reason is None and not self._may_hold(message.worker_id, delta.request_id):
                     self._link.send(message.worker_id, Abort(request_id=delta.request_id))
                 continue
             try:
                 new = entry.journal.accept(delta)
-            except Gap as gap:
-                self._place_again(entry, str(gap))
+            except Gap:
+                if self._clock() - entry.resent_at > RESEND_INTERVAL:
+                    self._start(entry)
+                continue
+            except Contradiction as contradiction:
+                self._place_again(entry, str(contradiction))
                 continue
             if new is None:
                 continue
-            self._counters.count_check(delta.num_drafted, delta.num_accepted)
-            self._counters.num_generated_tokens += len(new.token_ids)
+            self._tally.passed(delta, new)
             fresh[entry.client_id].append(new)
-            was_suspect |= entry.num_deaths > 0
-            entry.num_deaths = 0
+            was_suspect |= entry.suspicion.is_suspect
+            entry.suspicion.emitted(len(new.token_ids))
             if new.finish_reason is not None:
                 self._end(entry, is_failed=new.finish_reason is FinishReason.ERROR)
         for client_id, items in fresh.items():
@@ -229,15 +264,19 @@ class Router:
                 self._place_waiting()
             if not report.is_repeat:
                 self._compare(info.worker_id, set(report.request_ids))
+                self._relieve(info.worker_id, info.pool)
         elif is_new:
             self._pair([e for e in self._placement if not e.draft_id and e.model == info.pool])
+        if report.is_draining and info.role == "draft":
+            self._pair([self._placement[request_id] for request_id in list(self._placement.on(info.worker_id))])
 
     def _compare(self, target_id: str, held: set[str]) -> None:
         """Find what got lost between router and target: requests that it should have, and those it should not."""
         now = self._clock()
         placed = self._placement.on(target_id)
         for request_id in held - placed:
-            self._link.send(target_id, Abort(request_id=request_id))
+            if not self._may_hold(target_id, request_id):
+                self._link.send(target_id, Abort(request_id=request_id))
         for request_id in placed - held:
             entry = self._placement[request_id]
             entry.num_reports_without += now - entry.placed_at > self._config.report_interval
@@ -246,18 +285,39 @@ class Router:
         for request_id in placed & held:
             self._placement[request_id].num_reports_without = 0
 
+    def _may_hold(self, target_id: str, request_id: str) -> bool:
+        """Whether a target rightly has a request that is not placed on it: from the days of an earlier router."""
+        entry = self._placement.get(request_id)
+        if entry is not None:
+            return not entry.target_id and entry.held_by == target_id
+        return self._clock() - self._started_at < ORPHAN_TIME
+
+    def _relieve(self, target_id: str, pool: str) -> None:
+        """Move requests that queue on a target to others of its pool, where nothing queues: new ones above all."""
+        queued = self._placement.queued(target_id, self._registry.num_waiting(target_id))
+        others = [i for i in self._registry.alive("target", pool) if not self._registry.num_waiting(i)]
+        if queued and others:
+            num_there = min(len(self._placement.on(other)) for other in others)
+            num_moved = (len(self._placement.on(target_id)) - num_there) // 2
+            for entry in queued[max(0, len(queued) - num_moved) :]:
+                self._place_again(entry, f"it queues on {target_id}")
+
     def _place_again(self, entry: Entry, why: str) -> None:
         logger.info("router: %s is placed again: %s", entry.request_id, why)
         self._link.send(entry.target_id, Abort(request_id=entry.request_id))
         self._placement.detach(entry, now=self._clock())
         self._place(entry)
 
-    def _catch_up(self, entry: Entry, num_known: int) -> None:
-        """Send a client the tokens that it does not have yet."""
-        missing = tuple(entry.journal.token_ids[num_known:])
-        if missing:
-            delta = Delta(request_id=entry.request_id, start=num_known, token_ids=missing)
-            self._link.send(entry.client_id, Deltas(worker_id=entry.target_id, items=(delta,)))
+    def _take_over(self, entry: Entry, message: Submit) -> None:
+        """Give a request to the client that asks for it now, with the tokens that it does not have yet."""
+        entry.client_id, entry.num_beats_without = message.client_id, 0
+        known = message.request.emitted_token_ids
+        if not agree(entry.journal.token_ids, known):  # what its reader has got is the truth
+            entry.journal = Journal(message.request)
+            if entry.target_id:
+                self._place_again(entry, "its client has other tokens")
+        elif (missing := entry.journal.since(len(known))) is not None:
+            self._link.send(entry.client_id, Deltas(worker_id=entry.target_id, items=(missing,)))
 
     def _cancel(self, request_id: str) -> None:
         entry = self._placement.get(request_id)
@@ -268,18 +328,14 @@ class Router:
 
     def _refuse(self, message: Refuse) -> None:
         entry = self._placement.get(message.request_id)
-        if entry is not None and entry.target_id == message.worker_id:
+        if entry is None or entry.target_id != message.worker_id:
+            return
+        if message.is_overload and entry.is_again and entry.target_id:
+            self._placement.detach(entry, now=self._clock())
+            entry.retry_at = self._clock() + OVERLOAD_DELAY
+        else:
             self._link.send(entry.client_id, message)
             self._end(entry, is_failed=True)
-
-    def _unknown_model(self, request_id: str, model: str) -> Refuse:
-        names = ", ".join(self._registry.models()) or "none"
-        return Refuse(
-            request_id=request_id,
-            error=f"no model {model!r} is served here; served: {names}",
-            field="model",
-            limit=names,
-        )
 
     def _fail(self, entry: Entry, error: str) -> None:
         delta = Delta(
@@ -293,5 +349,4 @@ class Router:
 
     def _end(self, entry: Entry, *, is_failed: bool) -> None:
         self._placement.remove(entry)
-        self._num_finished += not is_failed
-        self._num_failed += is_failed
+        self._tally.ended(is_failed=is_failed)

@@ -6,9 +6,11 @@ again, with what was emitted so far; nothing is lost and nothing comes twice.
 
 import asyncio
 import logging
+import math
+import time
 import uuid
-from collections.abc import AsyncIterator
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Iterable
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import ray
@@ -17,16 +19,22 @@ from actors.client_streams import CLIENT_PREFIX
 from actors.codec import decode, encode
 from actors.engine.errors import GenerationError, OverloadedError, RequestError, SlipstreamError
 from actors.engine.request import Delta, Request
-from actors.journal import Gap, Journal
+from actors.journal import Contradiction, Gap, Journal
 from actors.messages import Cancel, Deltas, Message, Refuse, Submit
+from actors.native_client import Result, run_native
 from actors.start import get_router
 from actors.status import ClusterStats
+
+if TYPE_CHECKING:
+    from actors.engine.native_generation import NativeCall
+    from actors.native_job import Tokens
 
 logger = logging.getLogger(__name__)
 
 BEAT_INTERVAL = 2.0
-RETRY_DELAY = 0.25
-ROUTER_TIMEOUT = 60.0  # seconds that a request waits for a router that is gone
+RETRY_DELAY = 0.05
+ROUTER_TIMEOUT = 60.0  # seconds that a new request, or a question, waits for a router that is gone
+STREAM_TIMEOUT = 600.0  # ... and a request that has been accepted
 
 
 class _Open:
@@ -36,8 +44,21 @@ class _Open:
         self.journal = Journal(request)
         self.model = model
         self.arrived: asyncio.Queue[Delta | Exception] = asyncio.Queue()
+        self.started_at = time.monotonic()
+        self.target_id = ""
         self.is_accepted = False
         self.is_missing = False
+        self.is_being_submitted = False
+
+    def submission(self, client_id: str) -> Submit:
+        """Return the message that makes any router go on with the request."""
+        return Submit(
+            client_id=client_id,
+            model=self.model,
+            request=self.journal.resume(elapsed=time.monotonic() - self.started_at),
+            is_again=self.is_accepted,
+            target_id=self.target_id,
+        )
 
 
 class RouterClient:
@@ -86,12 +107,14 @@ class RouterClient:
             if not entry.journal.is_finished:
                 self._send(Cancel(request_id=request.request_id))
 
+    def run_native(self, call: "NativeCall", model: str) -> "AsyncIterator[Tokens | Result]":
+        """Run transformers' own ``generate`` on a target; see :func:`actors.native_client.run_native`."""
+        return run_native(call, model, self.stats)
+
     async def stats(self) -> ClusterStats:
         """Return the cluster's state. Raises GenerationError where the router cannot be reached."""
-        try:
-            return msgspec.msgpack.decode(await self._router.stats.remote(), type=ClusterStats)
-        except ray.exceptions.RayError as problem:
-            raise GenerationError(f"the router cannot be reached: {type(problem).__name__}") from None
+        frame = await self._ask(lambda router: router.stats.remote(), lambda: ROUTER_TIMEOUT)
+        return msgspec.msgpack.decode(frame, type=ClusterStats)
 
     async def close(self) -> None:
         """Take back what is open and end the stream."""
@@ -102,66 +125,84 @@ class RouterClient:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _submit(self, entry: _Open) -> None:
-        """Hand a request to the router, over again while the router is away. Raises what it is refused with."""
-        deadline = asyncio.get_running_loop().time() + ROUTER_TIMEOUT
+    async def _ask(self, ask: Callable[[Any], Any], timeout: Callable[[], float]) -> Any:
+        """Call the router, over again while it is away. Raises GenerationError when ``timeout()`` seconds are over."""
+        started_at = time.monotonic()
         while True:
-            message = Submit(client_id=self.client_id, model=entry.model, request=entry.journal.resume())
             try:
-                frame = await self._router.submit.remote(encode(message))
+                return await ask(self._router)
             except ray.exceptions.RayError as problem:
-                if asyncio.get_running_loop().time() > deadline:
+                if time.monotonic() - started_at > timeout():
                     raise GenerationError(f"the router cannot be reached: {type(problem).__name__}") from None
-                await self._reconnect()
-                continue
-            refusal = decode(frame) if frame is not None else None
-            if not isinstance(refusal, Refuse):
-                entry.is_accepted, entry.is_missing = True, False
-                return
-            # What was accepted once is not turned away because a new router fills up again.
-            if not (refusal.is_overload and entry.is_accepted):
-                raise _error(refusal)
-            await asyncio.sleep(RETRY_DELAY)
+                await self._reconnect(problem)
+
+    async def _submit(self, entry: _Open) -> None:
+        """Hand a request to the router. Raises what it is refused with."""
+        entry.is_being_submitted = True
+        try:
+            frame = await self._ask(
+                lambda router: router.submit.remote(encode(entry.submission(self.client_id))),
+                lambda: STREAM_TIMEOUT if entry.is_accepted else ROUTER_TIMEOUT,
+            )
+        finally:
+            entry.is_being_submitted = False
+        refusal = decode(frame) if frame is not None else None
+        if isinstance(refusal, Refuse):
+            raise _error(refusal)
+        entry.is_accepted, entry.is_missing = True, False
 
     async def _submit_again(self, entry: _Open) -> None:
         try:
             await self._submit(entry)
         except SlipstreamError as error:
             entry.arrived.put_nowait(error)
+        if self._open.get(entry.journal.request.request_id) is not entry:
+            self._send(Cancel(request_id=entry.journal.request.request_id))  # its reader has left in the meantime
 
-    def _resubmit(self, entries: list[_Open]) -> None:
+    def _resubmit(self, entries: Iterable[_Open]) -> None:
+        """Submit requests again that were accepted; the router then sends what of their tokens is missing here."""
         for entry in entries:
-            self._spawn(self._submit_again(entry))
+            if entry.is_accepted and not entry.is_being_submitted:
+                entry.is_being_submitted = True
+                self._spawn(self._submit_again(entry))
 
     async def _listen(self) -> None:
         """Read the stream for as long as this client lives, over again where it breaks."""
         while True:
+            await self._ask(
+                lambda router: router.client_alive.remote(self.client_id, list(self._open)), lambda: math.inf
+            )
+            self._resubmit(self._open.values())
+            broken: Exception | None = None
             try:
                 stream = self._router.subscribe.options(num_returns="streaming").remote(self.client_id)
                 async for item in stream:
                     self._receive(decode(await item))
             except ray.exceptions.RayError as problem:
                 logger.warning("the stream from the router broke: %s", type(problem).__name__)
-            await self._reconnect()
-            self._resubmit([entry for entry in self._open.values() if entry.is_accepted])
+                broken = problem
+            await self._reconnect(broken)
 
     async def _beat(self) -> None:
         """Tell the router that this client lives, and find out which requests it has lost."""
         while True:
             await asyncio.sleep(BEAT_INTERVAL)
-            accepted = {i: entry for i, entry in self._open.items() if entry.is_accepted}
+            named = dict(self._open)
             try:
-                unknown = await self._router.client_alive.remote(self.client_id, list(accepted))
+                unknown = await self._router.client_alive.remote(self.client_id, list(named))
             except ray.exceptions.RayError:
                 continue
-            lost = [accepted[request_id] for request_id in unknown if request_id in self._open]
+            lost = {i: entry for i in unknown if (entry := named[i]) is self._open.get(i)}
             # Twice in a row, or the last tokens may just be on their way.
-            self._resubmit([entry for entry in lost if entry.is_missing])
-            for request_id, entry in accepted.items():
-                entry.is_missing = request_id in unknown
+            self._resubmit([entry for entry in lost.values() if entry.is_missing])
+            for request_id, entry in named.items():
+                entry.is_missing = request_id in lost
 
-    async def _reconnect(self) -> None:
+    async def _reconnect(self, problem: Exception | None) -> None:
+        """Wait a moment, and look for another router where this one will not come back."""
         await asyncio.sleep(RETRY_DELAY)
+        if problem is None or isinstance(problem, ray.exceptions.ActorUnavailableError):
+            return
         try:
             self._router = await asyncio.to_thread(get_router)
         except SlipstreamError as error:
@@ -169,24 +210,25 @@ class RouterClient:
 
     def _receive(self, message: Message) -> None:
         match message:
-            case Deltas(items=items):
+            case Deltas(worker_id=worker_id, items=items):
                 for delta in items:
-                    self._enter(delta)
+                    self._enter(delta, worker_id)
             case Refuse(request_id=request_id) if request_id in self._open:
                 self._open[request_id].arrived.put_nowait(_error(message))
             case _:
                 pass
 
-    def _enter(self, delta: Delta) -> None:
+    def _enter(self, delta: Delta, target_id: str) -> None:
         entry = self._open.get(delta.request_id)
         if entry is None:
             return
         try:
             fresh = entry.journal.accept(delta)
-        except Gap as gap:
-            logger.warning("tokens were lost on the way: %s", gap)
+        except (Gap, Contradiction) as problem:
+            logger.warning("the router has lost the thread: %s", problem)
             self._resubmit([entry])
             return
+        entry.target_id = target_id
         if fresh is not None:
             entry.arrived.put_nowait(fresh)
 

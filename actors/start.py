@@ -14,11 +14,13 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from actors.config import NAMESPACE, ROUTER_NAME, Role, RouterConfig, WorkerConfig
 from actors.engine.errors import SlipstreamError
 from actors.engine_factory import EngineFactory, load_engine
-from actors.ray_actors import CONTROL, DraftActor, RouterActor, TargetActor
+from actors.ray_actors import CONTROL, MAX_NUM_NATIVE_RUNS, NATIVE, DraftActor, RouterActor, TargetActor
 from actors.status import WorkerInfo
 
 CLASSES: dict[Role, type[TargetActor] | type[DraftActor]] = {"target": TargetActor, "draft": DraftActor}
 STOP_TIMEOUT = 6.0
+NUM_CONTROL_THREADS = 8  # one for the router that watches, one for each that watched and died a moment ago, and room
+HEAD_RESOURCE = "node:__internal_head__"  # Ray gives its head one of these
 
 
 @dataclass(frozen=True)
@@ -45,12 +47,24 @@ class WorkerHandle:
             raise error
         return msgspec.msgpack.decode(frame, type=WorkerInfo)
 
-    async def check_health(self) -> None:
-        """Raise SlipstreamError where the actor is dead or its engine hangs."""
+    async def check_health(self) -> bool:
+        """Return whether the actor is up; False while Ray starts it anew.
+
+        Raises SlipstreamError where it is dead for good or its engine hangs.
+        """
         try:
             await self.actor.check_health.remote()
+            return True
+        except ray.exceptions.ActorUnavailableError:
+            return False
         except ray.exceptions.RayError as problem:
             raise SlipstreamError(f"{self.worker_id} is not well: {_reason(problem)}") from None
+
+    async def drain(self, timeout: float) -> None:
+        """End the actor once what it runs has finished, or in good order after ``timeout`` seconds."""
+        with contextlib.suppress(ray.exceptions.RayError, asyncio.TimeoutError):
+            await asyncio.wait_for(_result(self.actor.drain.remote(timeout)), timeout + STOP_TIMEOUT)
+        self.kill()
 
     async def stop(self, timeout: float = STOP_TIMEOUT) -> None:
         """End the actor in good order within ``timeout`` seconds, or by force, and give back what it held."""
@@ -74,28 +88,31 @@ def start_worker(
     worker_id: str | None = None,
     engine_factory: EngineFactory = load_engine,
     detached: bool = False,
+    group: Any = None,
 ) -> WorkerHandle:
     """Start a model actor and return at once; it loads, then registers with the router by itself.
 
-    Ray starts it anew when its process dies. ``detached`` actors outlive their driver. An actor with several GPUs gets
-    them on one host, reserved as a placement group.
+    Ray starts it anew when its process dies. ``detached`` actors outlive their driver. The actor lives in the first
+    bundle of ``group``, a placement group of the caller's. Without one, an actor with several GPUs gets them on one
+    host, reserved as a placement group of its own.
     """
     name = worker_id or f"slipstream-{role}-{pool}-{uuid.uuid4().hex[:8]}"
-    options: dict[str, Any] = {"num_cpus": worker.num_cpus, "num_gpus": worker.num_gpus}
-    group = None
-    if worker.num_gpus > 1:
-        bundle = {"GPU": worker.num_gpus, "CPU": worker.num_cpus}
-        group = placement_group(
-            [{name: amount for name, amount in bundle.items() if amount}],
-            strategy="STRICT_PACK",
-            name=name,
-            lifetime="detached" if detached else None,
-        )
+    options: dict[str, Any] = {
+        "num_cpus": worker.num_cpus,
+        "num_gpus": worker.num_gpus,
+        "resources": dict(worker.resources),
+    }
+    own_group = None
+    if group is None and worker.num_gpus > 1:
+        lifetime = "detached" if detached else None
+        group = own_group = placement_group([bundle(worker)], strategy="STRICT_PACK", name=name, lifetime=lifetime)
+    if group is not None:
         options["scheduling_strategy"] = PlacementGroupSchedulingStrategy(
             placement_group=group, placement_group_bundle_index=0
         )
     # Ray knows this option; its type stubs do not.
-    actor_class = ray.remote(concurrency_groups={CONTROL: 4})(CLASSES[role])  # type: ignore[call-overload]
+    groups = {CONTROL: NUM_CONTROL_THREADS} | ({NATIVE: MAX_NUM_NATIVE_RUNS} if role == "target" else {})
+    actor_class = ray.remote(concurrency_groups=groups)(CLASSES[role])  # type: ignore[call-overload]
     actor = actor_class.options(
         name=name,
         namespace=NAMESPACE,
@@ -105,14 +122,23 @@ def start_worker(
         lifetime="detached" if detached else None,
         **options,
     ).remote(name, pool, msgspec.msgpack.encode(worker), msgspec.msgpack.encode(router), engine_factory)
-    return WorkerHandle(name, actor, group)
+    return WorkerHandle(name, actor, own_group)
 
 
-def start_router(config: RouterConfig, *, description: bytes = b"", detached: bool = False) -> Any:
+def bundle(worker: WorkerConfig) -> dict[str, float]:
+    """Return what a worker takes of a host, as a bundle of a placement group."""
+    amounts = {"CPU": worker.num_cpus, "GPU": worker.num_gpus, **worker.resources}
+    return {name: amount for name, amount in amounts.items() if amount}
+
+
+def start_router(
+    config: RouterConfig, *, models: tuple[str, ...] = (), description: bytes = b"", detached: bool = False
+) -> Any:
     """Start the router, or return the handle of the one that runs. Ray starts it anew when its process dies.
 
-    Unless it is ``detached`` it ends when the handle, or the driver, goes. It keeps ``description``, what the cluster
-    was started from, for those who connect later.
+    Unless it is ``detached`` it ends when the handle, or the driver, goes. Requests for ``models``, its target pools,
+    wait until a target of theirs is up. It keeps ``description``, what the cluster was started from, for those who
+    connect later. It lives on the head, which no autoscaler takes away, and in nobody's placement group.
     """
     actor_class = ray.remote(RouterActor)
     return actor_class.options(
@@ -120,12 +146,14 @@ def start_router(config: RouterConfig, *, description: bytes = b"", detached: bo
         namespace=NAMESPACE,
         get_if_exists=True,
         num_cpus=0,
+        resources={HEAD_RESOURCE: 0.001},
+        scheduling_strategy="DEFAULT",
         max_restarts=-1,
         max_task_retries=0,
         max_concurrency=10_000,
         enable_task_events=False,
         lifetime="detached" if detached else None,
-    ).remote(msgspec.msgpack.encode(config), description)
+    ).remote(msgspec.msgpack.encode(config), description, models)
 
 
 def get_router() -> Any:

@@ -35,18 +35,45 @@ class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     notes: tuple[str, ...] = ()
 
 
+class DraftingStats(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a worker has done for drafting since it started.
+
+    Attributes:
+        num_rounds: forwards of a target that checked drafts.
+        num_ahead_hits: times that a sequence's next drafts were at hand when its step had ended.
+        num_branch_hits: times that a draft had gone on from its second choice, and that was what the target had.
+        num_probes: questions to drafts that do not pay, to see whether they do by now.
+        idle_time: seconds in which a draft had sequences but nothing to write, as their targets had yet to check.
+    """
+
+    num_rounds: int = 0
+    num_ahead_hits: int = 0
+    num_branch_hits: int = 0
+    num_probes: int = 0
+    idle_time: float = 0.0
+
+
 class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A worker as the router sees it now. ``last_report`` is in seconds before now."""
+    """A worker as the router sees it now. ``last_report`` is in seconds before now.
+
+    ``draft_wait_time`` is the seconds since it started in which a target stood still for its drafts.
+    """
 
     info: WorkerInfo
     is_alive: bool = True
+    is_draining: bool = False
     num_requests: int = 0
     last_report: float = 0.0
+    draft_wait_time: float = 0.0
+    drafting: DraftingStats = DraftingStats()
     stats: EngineStats = EngineStats()
 
 
 class ClusterStats(msgspec.Struct, frozen=True, kw_only=True):
-    """The cluster at one moment: its workers, what is in flight, and totals since the router started."""
+    """The cluster at one moment: its workers, what is in flight, and totals since the router started.
+
+    ``drafting`` sums what the workers that are still known have counted.
+    """
 
     workers: tuple[WorkerStatus, ...] = ()
     num_requests: int = 0
@@ -59,6 +86,7 @@ class ClusterStats(msgspec.Struct, frozen=True, kw_only=True):
     num_generated_tokens: int = 0
     num_steps: int = 0
     draft_length: int = 0
+    drafting: DraftingStats = DraftingStats()
     uptime: float = 0.0
 
     @property

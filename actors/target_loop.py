@@ -4,14 +4,16 @@ import logging
 from collections.abc import Callable
 
 from actors.config import RouterConfig
-from actors.engine.errors import RequestError
+from actors.engine.errors import OverloadedError, RequestError
 from actors.engine.protocol import TokenEngine
-from actors.engine.request import Delta, FinishReason
+from actors.engine.request import Delta, FinishReason, Request
 from actors.link import Link
 from actors.messages import (
     Abort,
     Crash,
     Deltas,
+    Drain,
+    Greet,
     Message,
     Pair,
     Proposals,
@@ -20,20 +22,16 @@ from actors.messages import (
     Start,
     Stop,
 )
-from actors.reporter import Reporter
+from actors.model_loop import ModelLoop
 from actors.rounds import Rounds
 from actors.status import WorkerInfo
+from actors.stopwatch import Stopwatch
 
 logger = logging.getLogger(__name__)
 
-MAX_CRASHES = 3  # forwards that may fail one after the other before the process is given up
 
-
-class TargetLoop:
-    """Runs one target engine: takes requests from the router, steps, sends deltas, and lets drafts run ahead.
-
-    Every method is called by the thread that owns the engine.
-    """
+class TargetLoop(ModelLoop):
+    """Runs one target engine: takes requests from the router, steps, sends deltas, and lets drafts run ahead."""
 
     def __init__(
         self,
@@ -44,18 +42,15 @@ class TargetLoop:
         config: RouterConfig,
         clock: Callable[[], float],
     ) -> None:
-        self._engine = engine
-        self._link = link
-        self._worker_id = info.worker_id
-        self._router_id = router_id
-        self._clock = clock
+        super().__init__(engine, link, info, router_id, config, clock)
         self._rounds = Rounds(engine, link, info.worker_id, config, clock, vocab_size=info.vocab_size)
-        self._num_crashes = 0
-        self.reporter = Reporter(link, router_id, info, config.report_interval)
-        self.is_stopped = False
+        self._draft_wait = Stopwatch()
+        self._deltas: list[Delta] = []  # of the last step: drafts are told once what they have sent meanwhile is known
 
     def handle(self, message: Message) -> None:
         """Take in one message."""
+        if not isinstance(message, Proposals):
+            self._enter()
         match message:
             case Proposals():
                 self._rounds.receive(message)
@@ -66,31 +61,43 @@ class TargetLoop:
                 self._engine.abort(request_id)
             case Pair(request_ids=request_ids, draft_id=draft_id):
                 self._rounds.pair(request_ids, draft_id)
+            case Greet():
+                self.reporter.next_time = self._clock()
             case SetDraftLength(num_draft_tokens=num_draft_tokens):
                 self._rounds.set_draft_length(num_draft_tokens)
+            case Drain():
+                self.reporter.drain()
             case Stop():
-                self.is_stopped = True
-                self.reporter.leave()
+                self.stop()
             case _:
                 logger.warning("target %s: no use for a %s", self._worker_id, type(message).__name__)
 
     def run_once(self) -> None:
-        """Give up what is late, run one forward if there is work, and report if it is time.
+        """Give up what is late, report if it is time, and run one forward if there is work.
 
         Raises the engine's own error once :data:`MAX_CRASHES` forwards in a row have failed.
         """
+        self._enter()
         self._rounds.expire()
-        if self._engine.has_work():
-            self._step()
+        can_run = self.has_work()
         now = self._clock()
+        self._draft_wait.note(now, is_waiting=not can_run and bool(self._rounds.request_ids()))
         if now >= self.reporter.next_time:
             self.reporter.send(
-                now, self._engine.stats(), self._rounds.request_ids(), draft_length=self._rounds.last_draft_length
+                now,
+                self._engine.stats(),
+                self._rounds.request_ids(),
+                draft_length=self._rounds.last_draft_length,
+                draft_wait_time=self._draft_wait.total,
             )
+            if self.reporter.is_draining and not self._rounds.request_ids():
+                self.stop()
+        if can_run:
+            self._step()
 
     def has_work(self) -> bool:
         """Whether :meth:`run_once` should be called again at once."""
-        return self._engine.has_work()
+        return bool(self._deltas) or (self._engine.has_work() and self._rounds.is_ready())
 
     def next_deadline(self) -> float:
         """Return when :meth:`run_once` has to be called even though nothing has come in."""
@@ -100,7 +107,11 @@ class TargetLoop:
     def _start(self, message: Start) -> None:
         request = message.request
         if request.request_id in self._rounds:
-            return  # delivered twice
+            if self._resend(request):
+                if message.draft_id:
+                    self._rounds.pair((request.request_id,), message.draft_id)
+                return
+            self.handle(Abort(request_id=request.request_id))
         try:
             self._engine.add(request)
         except RequestError as error:
@@ -111,6 +122,7 @@ class TargetLoop:
                     error=str(error),
                     field=error.field,
                     limit=error.limit,
+                    is_overload=isinstance(error, OverloadedError),
                     worker_id=self._worker_id,
                 ),
             )
@@ -126,8 +138,31 @@ class TargetLoop:
         else:
             self._rounds.add(request, message.draft_id)
 
+    def _resend(self, request: Request) -> bool:
+        """Send again what a running sequence has emitted behind what the router knows: it has lost some, or is new.
+
+        Returns whether that is so; if not, the sequence has to be run again from what the router knows.
+        """
+        emitted = self._rounds.emitted(request.request_id)
+        num_known = len(request.emitted_token_ids)
+        if emitted[:num_known] != request.emitted_token_ids:
+            return False
+        missing = emitted[num_known:]
+        if missing and (request.params.logprobs is not None or request.params.prompt_logprobs is not None):
+            return False  # they are not kept
+        if missing:
+            delta = Delta(request_id=request.request_id, start=num_known, token_ids=missing)
+            self._link.send(self._router_id, Deltas(worker_id=self._worker_id, items=(delta,)))
+        return True
+
+    def _enter(self) -> None:
+        """Tell drafts what the last step has confirmed."""
+        deltas, self._deltas = self._deltas, []
+        if deltas:
+            self._rounds.advance(deltas)
+
     def _step(self) -> None:
-        before = self._engine.stats().num_computed_tokens
+        self._rounds.attach()
         started = self._clock()
         try:
             deltas = self._engine.step()
@@ -140,16 +175,12 @@ class TargetLoop:
             # Before anything else: a first token must not wait for what drafts are told.
             self._link.send(self._router_id, Deltas(worker_id=self._worker_id, items=tuple(deltas)))
         num_rows = sum(1 + delta.num_drafted for delta in deltas)
-        num_computed = self._engine.stats().num_computed_tokens - before
-        self._rounds.note_step(num_rows, elapsed, is_decode=num_computed <= num_rows)
-        self._rounds.advance(deltas)
+        self._rounds.note_step(num_rows, elapsed, is_decode=self._engine.num_step_tokens <= num_rows)
+        self._deltas = deltas
 
     def _crash(self, error: Exception) -> None:
         """Drop every sequence after a forward that failed as a whole; the router places them again, suspects alone."""
-        self._num_crashes += 1
-        logger.exception("target %s: a forward failed (%d in a row)", self._worker_id, self._num_crashes)
-        if self._num_crashes >= MAX_CRASHES:
-            raise error
+        self._count_crash(error)
         request_ids = self._rounds.request_ids()
         self._rounds.remove(request_ids)
         for request_id in request_ids:

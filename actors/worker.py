@@ -5,12 +5,15 @@ import queue
 import threading
 import time
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
-from actors.messages import Message, Stop
+from actors.messages import Drain, Message, Stop
+from actors.native_job import CancelJob, NativeJob
 from actors.reporter import Reporter
 
 logger = logging.getLogger(__name__)
+
+Work = Message | NativeJob | CancelJob
 
 MAX_STEP_TIME = 120.0  # seconds that one forward may take before the worker counts as hung
 
@@ -18,10 +21,15 @@ MAX_STEP_TIME = 120.0  # seconds that one forward may take before the worker cou
 class Loop(Protocol):
     """What :class:`TargetLoop` and :class:`DraftLoop` have in common."""
 
-    reporter: Reporter
-    is_stopped: bool
+    @property
+    def reporter(self) -> Reporter:
+        """Tells the router how the worker is."""
 
-    def handle(self, message: Message) -> None:
+    @property
+    def is_stopped(self) -> bool:
+        """Whether the worker should end."""
+
+    def handle(self, message: Any) -> None:
         """Take in one message."""
 
     def run_once(self) -> None:
@@ -45,7 +53,7 @@ class Worker:
         self._loop = loop
         self._interval = interval
         self._on_error = on_error
-        self._inbox: queue.SimpleQueue[Message] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[Work] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._beat = threading.Thread(target=self._repeat_reports, name="beat", daemon=True)
         self._turn_at = time.monotonic()
@@ -56,7 +64,7 @@ class Worker:
         self._thread.start()
         self._beat.start()
 
-    def put(self, message: Message) -> None:
+    def put(self, message: Work) -> None:
         """Hand the loop a message. From any thread; never blocks."""
         self._inbox.put(message)
 
@@ -65,16 +73,23 @@ class Worker:
         self._inbox.put(Stop())
         self.ended.wait(timeout)
 
+    def drain(self, timeout: float) -> None:
+        """Take nothing new and end the loop once it holds nothing, or after ``timeout`` seconds."""
+        self._inbox.put(Drain())
+        if not self.ended.wait(timeout):
+            self.stop()
+
     def is_healthy(self) -> bool:
         """Whether the engine thread lives and its current forward is not overdue."""
         return self._thread.is_alive() and time.monotonic() - self._turn_at < MAX_STEP_TIME
 
     def _run(self) -> None:
         try:
-            while not self._loop.is_stopped:
+            self._drain()
+            while not self._loop.is_stopped:  # once it has left, a worker must not report again
                 self._turn_at = time.monotonic()
-                self._drain()
                 self._loop.run_once()
+                self._drain()
         except Exception:
             logger.exception("the engine thread has ended with an error")
             self._on_error()
@@ -92,7 +107,7 @@ class Worker:
         except queue.Empty:
             return
 
-    def _handle(self, message: Message) -> None:
+    def _handle(self, message: Work) -> None:
         try:
             self._loop.handle(message)
         except Exception:

@@ -15,13 +15,13 @@ from transformers import GenerationConfig
 from actors.engine.errors import RequestError
 from actors.engine.params import GenerationParams
 from actors.engine.request import Request
-from cluster.generation import KNOWN_FIELDS, resolve_params, sequence_seed
+from cluster.generation import KNOWN_FIELDS, NativeModeError, resolve_params, sequence_seed
 from cluster.inputs import PromptBatch, prompt_batch
 
 logger = logging.getLogger(__name__)
 
 # Keyword arguments outside of GenerationConfig that would change the result, each with its mode's name.
-UNSERVED_KWARGS = {
+NATIVE_KWARGS = {
     "inputs_embeds": "generation from embeddings",
     "past_key_values": "continuing from a cache",
     "position_ids": "position ids of the caller's own",
@@ -30,6 +30,7 @@ UNSERVED_KWARGS = {
     "pixel_values": "image input",
     "input_features": "audio input",
     "logprobs": "log-probabilities as an output of generate",
+    "prompt_logprobs": "log-probabilities of prompts as an output of generate",
 }
 # Accepted and without effect: the cluster has its own tokenizer for stop strings.
 IGNORED_KWARGS = frozenset({"tokenizer", "trust_remote_code"})
@@ -70,13 +71,27 @@ def prepare_call(
     defaults: GenerationConfig,
     vocab_size: int | None,
     seed: int | None,
-    unserved: Mapping[str, Any],
+    native: Mapping[str, Any],
     kwargs: Mapping[str, Any],
 ) -> GenerateCall:
-    """Check and resolve the arguments of one call. Raises RequestError, NotImplementedError."""
-    for name, value in unserved.items():
+    """Check and resolve the arguments of one call.
+
+    Args:
+        inputs: token ids (rows, width).
+        generation_config: base of the call.
+        defaults: of the model, under all else.
+        vocab_size: bounds the ids; None does not check them.
+        seed: of the call.
+        native: arguments that ask for a mode which the engine does not batch, unless they are None.
+        kwargs: everything else that ``generate`` was given.
+
+    Raises:
+        RequestError: an argument that is refused.
+        NativeModeError: transformers' own ``generate`` has to run this call.
+    """
+    for name, value in native.items():
         if value is not None:
-            raise NotImplementedError(f"{name} is not served yet: it cannot cross to the actors")
+            raise NativeModeError(f"{name} is not batched by the engine")
     arguments = {name: value for name, value in kwargs.items() if name not in IGNORED_KWARGS}
     input_ids = _input_ids(inputs, arguments.pop("input_ids", None))
     attention_mask = arguments.pop("attention_mask", None)
@@ -126,9 +141,9 @@ def _merge(
     config = copy.deepcopy(given) if given is not None else GenerationConfig()
     config.update(**defaults.to_dict(), defaults_only=True, allow_custom_entries=True)
     rest = {name: value for name, value in config.update(**arguments).items() if value is not None}
-    for name, mode in UNSERVED_KWARGS.items():
+    for name, mode in NATIVE_KWARGS.items():
         if name in rest:
-            raise NotImplementedError(f"{mode} ({name}) is not served yet")
+            raise NativeModeError(f"{mode} ({name}) is not batched by the engine")
     fields = {name: value for name, value in config.to_dict().items() if value is not None and name in KNOWN_FIELDS}
     fields |= {name: value for name, value in arguments.items() if name in KNOWN_FIELDS or name in rest}
     return config, fields

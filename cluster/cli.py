@@ -2,7 +2,8 @@
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -30,10 +31,10 @@ CLUSTER_OPTIONS = (
 )
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line. Errors are one line on stderr; exit code 2 for wrong usage, 1 for what failed."""
     try:
-        cli.main(prog_name="slipstream", standalone_mode=False)
+        cli.main(args=arguments, prog_name="slipstream", standalone_mode=False)
     except click.Abort:
         sys.exit(INTERRUPTED)
     except click.ClickException as error:
@@ -118,6 +119,63 @@ def generate(
         model=model,
         make_config=lambda: _cluster_config(model, config_file, options),
     )
+
+
+@cli.command(short_help="Run a file of requests and write a file of results.")
+@click.option("--input", "input_file", type=click.Path(path_type=Path), required=True, help="Requests, JSON lines.")
+@click.option("--output", type=click.Path(path_type=Path), required=True, help="Results; what stands there is done.")
+@click.option("--model", help='Path, hub id or "demo".  [default: what the running cluster serves, else demo]')
+@cluster_options
+@click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, help="Of requests without.")
+@click.option("--max-in-flight", type=click.IntRange(1), help="Requests at a time.  [default: twice what engines run]")
+@click.option("--feeders", type=click.IntRange(1), help="Actors that hand requests over.  [default: one a target]")
+@click.option("--report", "report_file", type=click.Path(path_type=Path), help="Write the report as JSON too.")
+def batch(
+    input_file: Path,
+    output: Path,
+    model: str | None,
+    config_file: str | None,
+    seed: int,
+    max_in_flight: int | None,
+    feeders: int | None,
+    report_file: Path | None,
+    **options: Any,
+) -> None:
+    """Run a file of requests on the running cluster, or on one started for this; OpenAI's batch format in and out.
+
+    Given again after it was cut off, the same command does what is not done yet. Results come in the order in which
+    they are ready; their custom_id says whose they are.
+    """
+    from cluster.batch.command import run_batch
+    from serve_app.offline import open_answerer
+
+    def make_config() -> Any:
+        return _cluster_config(model, config_file, options)
+
+    run_batch(
+        {"input": input_file, "output": output, "seed": seed, "max_in_flight": max_in_flight, "num_feeders": feeders},
+        model=model if config_file is None else make_config().name,
+        make_config=make_config,
+        open_answerer=open_answerer,
+        report_file=report_file,
+    )
+
+
+@cli.command(short_help="Say how many GPUs a model and its draft need.")
+@click.argument("model", default="demo")
+@click.option("--gpu", required=True, help="A name such as L4, A100-80GB, H100, or a size such as 24GiB.")
+@click.option("--assistant-model", help="The draft: path or hub id.")
+@click.option("--quantization", type=QUANTIZATIONS, help="How the target is loaded.")
+@click.option("--assistant-quantization", type=QUANTIZATIONS, help="How the draft is loaded.")
+@click.option("--dtype", default="auto", show_default=True, help="Dtype of what is not quantized.")
+@click.option("--streams", "num_streams", type=click.IntRange(1), default=16, show_default=True, help="At a time.")
+@click.option("--context", type=click.IntRange(2), help="Tokens of each stream.  [default: the model's, up to 8192]")
+@click.option("--json", "as_json", is_flag=True, help="Print plain data.")
+def plan(model: str, gpu: str, as_json: bool, **options: Any) -> None:
+    """Say how many GPUs MODEL and its draft need, from their configurations alone, and print fields for a manifest."""
+    from cluster.plan import plan_cluster, show_plan
+
+    show_plan(plan_cluster(model, gpu, **options), as_json=as_json)
 
 
 @cli.command(short_help="Show the running cluster.")

@@ -2,10 +2,15 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from actors.engine.request import Delta, Request
 from actors.status import ClusterStats
+
+if TYPE_CHECKING:
+    from actors.engine.native_generation import NativeCall
+    from actors.native_client import Result
+    from actors.native_job import Tokens
 
 Emit = Callable[[tuple[int, Delta]], None]
 """Takes a delta and the index of the request that it belongs to."""
@@ -25,6 +30,20 @@ class GenerationClient(Protocol):
 
     async def close(self) -> None:
         """Leave the cluster. What still runs is taken back."""
+
+
+class ModelClient(GenerationClient, Protocol):
+    """One that also runs whole calls of transformers' own ``generate``."""
+
+    def run_native(self, call: "NativeCall", model: str) -> "AsyncIterator[Tokens | Result]":
+        """Run a call on a target; the last item is its Result. Raises what ``generate`` raised."""
+
+
+class RunningCluster(Protocol):
+    """What holds the actors, or the connection to them: :class:`cluster.session.Cluster`."""
+
+    def shutdown(self) -> None:
+        """End what it started; the actors of others stay up."""
 
 
 async def run_requests(

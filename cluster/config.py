@@ -10,14 +10,23 @@ from msgspec import Meta
 from actors.config import RouterConfig, WorkerConfig
 from actors.engine.config import EngineConfig, ModelConfig
 from actors.engine.errors import ConfigError
+from actors.engine.params import MAX_STOP_STRINGS, MAX_TOP_LOGPROBS
+from cluster.scaling import ScalingConfig
 
 
 class PoolConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """Equal workers that scale together."""
+    """Equal workers that scale together.
+
+    Attributes:
+        replicas: workers; where ``max_replicas`` is given, the fewest.
+        max_replicas: the most that load may make of them; None keeps their number.
+        scaling: when their number changes.
+    """
 
     worker: WorkerConfig
     replicas: Annotated[int, Meta(ge=1)] = 1
     max_replicas: Annotated[int, Meta(ge=1)] | None = None
+    scaling: ScalingConfig = ScalingConfig()
 
     def __post_init__(self) -> None:
         if self.max_replicas is not None and self.max_replicas < self.replicas:
@@ -25,13 +34,43 @@ class PoolConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 
 class LimitsConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """Bounds on what one HTTP request may ask for."""
+    """Bounds on what HTTP requests may ask for, so that none of them can hurt the others.
 
+    Attributes:
+        max_num_requests: requests that one ingress has in hand at a time; more are refused before they are read.
+        max_body_bytes: of a request's body, counted while it is read.
+        max_num_prompt_tokens: of one prompt; None leaves it to the model's context.
+        max_num_prompts: prompts of one request.
+        max_n: answers to one prompt.
+        max_num_sequences: answers of one request, over all its prompts.
+        max_logprobs: alternatives with their log-probabilities, for each token.
+        max_num_stop_strings, max_stop_string_chars: how many stop strings, and how long one may be.
+        max_num_logit_biases: entries of ``logit_bias``.
+        max_num_listed_ids: token ids that lists such as ``bad_words_ids`` may name in all.
+        body_timeout: seconds in which a request's body must have come.
+        request_timeout: seconds after which a request is ended; its client may ask for fewer.
+    """
+
+    max_num_requests: Annotated[int, Meta(ge=1)] = 4096
     max_body_bytes: Annotated[int, Meta(ge=1024)] = 4 * 1024 * 1024
+    max_num_prompt_tokens: Annotated[int, Meta(ge=1)] | None = None
     max_num_prompts: Annotated[int, Meta(ge=1)] = 128
     max_n: Annotated[int, Meta(ge=1)] = 32
-    max_logprobs: Annotated[int, Meta(ge=0)] = 20
+    max_num_sequences: Annotated[int, Meta(ge=1)] = 256
+    max_logprobs: Annotated[int, Meta(ge=0, le=MAX_TOP_LOGPROBS)] = 20
+    max_num_stop_strings: Annotated[int, Meta(ge=0, le=MAX_STOP_STRINGS)] = MAX_STOP_STRINGS
+    max_stop_string_chars: Annotated[int, Meta(ge=1)] = 256
+    max_num_logit_biases: Annotated[int, Meta(ge=0)] = 1024
+    max_num_listed_ids: Annotated[int, Meta(ge=0)] = 4096
+    body_timeout: Annotated[float, Meta(gt=0.0)] = 60.0
     request_timeout: Annotated[float, Meta(gt=0.0)] = 600.0
+
+    def __post_init__(self) -> None:
+        for name in ("max_n", "max_num_prompts"):
+            if getattr(self, name) > self.max_num_sequences:
+                raise ConfigError(
+                    f"max_num_sequences: at least {name} ({getattr(self, name)}), but it is {self.max_num_sequences}"
+                )
 
 
 class ClusterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -39,6 +78,8 @@ class ClusterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
     Attributes:
         name: the model name that clients ask for.
+        api_keys_file: a file of API keys that the door demands, one a line, read again when it changes. Keys may also
+            come from the environment; see :mod:`serve_app.keys`.
     """
 
     name: str = "demo"
@@ -46,6 +87,16 @@ class ClusterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     draft: PoolConfig | None = None
     router: RouterConfig = RouterConfig()
     limits: LimitsConfig = LimitsConfig()
+    api_keys_file: str | None = None
+
+    @property
+    def custom_resources(self) -> dict[str, float]:
+        """Ray resources of one's own that the workers take together when their pools are at their largest."""
+        total: dict[str, float] = {}
+        for pool in filter(None, (self.target, self.draft)):
+            for name, amount in pool.worker.resources.items():
+                total[name] = total.get(name, 0.0) + amount * (pool.max_replicas or pool.replicas)
+        return total
 
     @classmethod
     def demo(cls) -> "ClusterConfig":

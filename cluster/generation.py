@@ -19,6 +19,11 @@ from actors.engine.params import GenerationParams
 
 DEFAULT_TOP_K = 50
 
+
+class NativeModeError(NotImplementedError):
+    """The engine does not batch this mode; transformers' own ``generate`` runs it. The message names the mode."""
+
+
 PARAM_FIELDS = frozenset(GenerationParams.__struct_fields__)
 
 # Only read by sampling; greedy search ignores them, whatever they are.
@@ -55,8 +60,8 @@ IGNORED_FIELDS = frozenset(
     }
 )  # fmt: skip
 
-# Fields that ask for a mode which is not served yet, each with the mode's name.
-UNSERVED_MODES: dict[str, str] = {
+# Fields that ask for a mode which the engine does not batch, each with the mode's name.
+NATIVE_MODES: dict[str, str] = {
     "constraints": "constrained beam search",
     "force_words_ids": "constrained beam search",
     "dola_layers": "DoLa decoding",
@@ -68,13 +73,13 @@ UNSERVED_MODES: dict[str, str] = {
     "watermarking_config": "watermarking",
     "token_healing": "token healing",
 }
-UNSERVED_OUTPUTS = ("output_scores", "output_logits", "output_attentions", "output_hidden_states")
+NATIVE_OUTPUTS = ("output_scores", "output_logits", "output_attentions", "output_hidden_states")
 
 KNOWN_FIELDS = (
     PARAM_FIELDS
     | IGNORED_FIELDS
-    | frozenset(UNSERVED_MODES)
-    | frozenset(UNSERVED_OUTPUTS)
+    | frozenset(NATIVE_MODES)
+    | frozenset(NATIVE_OUTPUTS)
     | {"penalty_alpha", "guidance_scale"}
 )
 
@@ -92,7 +97,7 @@ def resolve_params(
 
     Raises:
         RequestError: an unknown name, a wrong type or a value out of bounds; names the field.
-        NotImplementedError: a mode that is not served yet; names the mode.
+        NativeModeError: a mode that the engine does not batch; names the mode.
     """
     for name in overrides:
         if name not in KNOWN_FIELDS:
@@ -102,7 +107,7 @@ def resolve_params(
     do_sample = merged.get("do_sample") is True
     if do_sample:
         merged.setdefault("top_k", DEFAULT_TOP_K)
-    _refuse_unserved(merged, do_sample)
+    _refuse_native(merged, do_sample)
     fields = {
         name: _convert(name, value)
         for name, value in merged.items()
@@ -111,6 +116,10 @@ def resolve_params(
     fields = {name: value for name, value in fields.items() if not _is_neutral(name, value)}
     params = _validated(fields)
     _check_forced(params)
+    if params.grammar is not None:
+        from actors.engine.grammar_check import check_grammar  # a native library that few requests need
+
+        check_grammar(params.grammar)
     return _with_lengths(params, merged, num_prompt_tokens)
 
 
@@ -134,25 +143,25 @@ def _unknown(name: str) -> RequestError:
     return RequestError(f"{name}: no such generation parameter{hint}", field=name)
 
 
-def _refuse_unserved(merged: Mapping[str, Any], do_sample: bool) -> None:
+def _refuse_native(merged: Mapping[str, Any], do_sample: bool) -> None:
     num_beams = merged.get("num_beams")
-    if isinstance(num_beams, int) and num_beams > 1:
+    if num_beams is not None and num_beams != 1:
         mode = "beam sampling" if do_sample else "beam search"
-        raise NotImplementedError(f"{mode} (num_beams={num_beams}) is not served yet; use num_beams=1")
+        raise NativeModeError(f"{mode} (num_beams={num_beams}) is not batched by the engine")
     alpha = merged.get("penalty_alpha")
     if alpha and not do_sample and (merged.get("top_k", DEFAULT_TOP_K) or 0) > 1:
-        raise NotImplementedError(f"contrastive search (penalty_alpha={alpha}) is not served yet")
+        raise NativeModeError(f"contrastive search (penalty_alpha={alpha}) is not batched by the engine")
     scale = merged.get("guidance_scale")
     if scale is not None and scale != 1:
-        raise NotImplementedError(f"classifier-free guidance (guidance_scale={scale}) is not served yet")
-    for name, mode in UNSERVED_MODES.items():
+        raise NativeModeError(f"classifier-free guidance (guidance_scale={scale}) is not batched by the engine")
+    for name, mode in NATIVE_MODES.items():
         value = merged.get(name)
         if value is not None and value is not False:
-            raise NotImplementedError(f"{mode} ({name}) is not served yet")
+            raise NativeModeError(f"{mode} ({name}) is not batched by the engine")
     if merged.get("return_dict_in_generate") is True:
-        for name in UNSERVED_OUTPUTS:
+        for name in NATIVE_OUTPUTS:
             if merged.get(name):
-                raise NotImplementedError(f"{name} is not served yet: the cluster returns token ids, no tensors")
+                raise NativeModeError(f"{name} is not an output of the engine")
 
 
 def _with_lengths(

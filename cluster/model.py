@@ -1,11 +1,12 @@
 """The cluster behind the face of a transformers model: ``generate`` with its signature and its results."""
 
+import logging
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import closing
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 import torch
 from transformers import GenerationConfig, PretrainedConfig, PreTrainedTokenizerBase
@@ -13,21 +14,18 @@ from transformers import GenerationConfig, PretrainedConfig, PreTrainedTokenizer
 from actors.engine.config import EngineConfig
 from actors.status import ClusterStats
 from cluster.background import BackgroundLoop
-from cluster.calls import prepare_call
-from cluster.client import Emit, GenerationClient, run_requests
+from cluster.calls import GenerateCall, prepare_call
+from cluster.client import Emit, ModelClient, RunningCluster, run_requests
 from cluster.config import ClusterConfig
 from cluster.configure import configure
+from cluster.generation import NativeModeError
+from cluster.native import device_of, local_assistant, native_call, run_call
 from cluster.outputs import ClusterGenerateOutput, EmittedRows, pad_rows
 from cluster.pretrained import load_generation_config, load_model_config
 from cluster.streaming import Streamer, StreamFeed
 from cluster.tokenization import load_tokenizer
 
-
-class RunningCluster(Protocol):
-    """What holds the actors, or the connection to them: :class:`cluster.session.Cluster`."""
-
-    def shutdown(self) -> None:
-        """End what it started; the actors of others stay up."""
+logger = logging.getLogger(__name__)
 
 
 class ClusterModel:
@@ -43,7 +41,7 @@ class ClusterModel:
     def __init__(
         self,
         config: ClusterConfig,
-        connect: Callable[[], Awaitable[GenerationClient]],
+        connect: Callable[[], Awaitable[ModelClient]],
         cluster: RunningCluster | None = None,
     ) -> None:
         """Take a running cluster.
@@ -57,7 +55,7 @@ class ClusterModel:
         self._cluster = cluster
         self._loop = BackgroundLoop("slipstream-client")
         try:
-            self._client: GenerationClient | None = self._loop.call(_awaited(connect()))
+            self._client: ModelClient | None = self._loop.call(_awaited(connect()))
         except BaseException:
             self._loop.close()
             raise
@@ -212,74 +210,77 @@ class ClusterModel:
     ) -> torch.Tensor | ClusterGenerateOutput:
         """Generate behind a batch of prompts, as ``transformers.GenerationMixin.generate`` does.
 
-        Greedy search and sampling are served, with all of ``GenerationConfig``'s processors, warpers and stopping
-        fields as keyword arguments or as ``generation_config``. Drafting never shows in the result.
+        Greedy search and sampling run in the engine: batched with everyone else's, drafted, and carried on elsewhere
+        when an actor dies. Every other mode (beams, guidance, encoder-decoders, tensors as output, callables, ...) is
+        run by transformers' own code in a target actor, in turns with the engine. There sampling draws from torch's
+        generator under ``seed``, as ``torch.manual_seed(seed)`` before ``model.generate`` would have it.
 
         Args:
             inputs: token ids (rows, width), long; also as ``input_ids=``. None starts from the bos token.
             generation_config: base of this call; keyword arguments lie over it, the model's defaults under it.
-            streamer: gets the prompts, then each new token, then the end.
+            logits_processor: a ``LogitsProcessorList``; sent to the actor, like all callables below.
+            stopping_criteria: a ``StoppingCriteriaList``.
+            prefix_allowed_tokens_fn: from (batch_id, ids) to the ids that may come next.
+            synced_gpus: has no meaning here, where no ranks run in step.
+            assistant_model: None, this cluster or the name of its draft model: the cluster's drafts run ahead anyway.
+                A ``PreTrainedModel`` is sent to the target, once, and assists there.
+            streamer: gets the prompts, then each new token, then the end; on the caller's side.
+            negative_prompt_ids: for ``guidance_scale``.
+            negative_prompt_attention_mask: for ``guidance_scale``.
+            custom_generate: a decoding loop, run in the actor.
             seed: fixes all randomness of a sampled call, whatever else runs; row i of the result draws from
                 ``sequence_seed(seed, i)``. None draws one from torch's default generator.
-            logits_processor: not served yet, as are stopping_criteria, prefix_allowed_tokens_fn, assistant_model,
-                negative_prompt_ids, negative_prompt_attention_mask and custom_generate.
-            stopping_criteria: see logits_processor.
-            prefix_allowed_tokens_fn: see logits_processor.
-            synced_gpus: has no meaning here.
-            assistant_model: the draft is part of the cluster; see :meth:`from_pretrained`.
-            negative_prompt_ids: see logits_processor.
-            negative_prompt_attention_mask: see logits_processor.
-            custom_generate: see logits_processor.
-            kwargs: ``attention_mask`` (rows, width), fields of ``GenerationConfig``, and of the cluster's own:
-                ``presence_penalty``, ``frequency_penalty``, ``logit_bias``, ``ignore_eos``.
+            kwargs: ``attention_mask`` (rows, width), fields of ``GenerationConfig``, what the model's forward takes,
+                and of the cluster's own: ``presence_penalty``, ``frequency_penalty``, ``logit_bias``, ``ignore_eos``.
 
         Returns:
             Prompts and new tokens, (rows * num_return_sequences, width + longest) long, ended rows padded; with
-            ``return_dict_in_generate`` a :class:`cluster.outputs.ClusterGenerateOutput`.
+            ``return_dict_in_generate`` transformers' output class, which also has the call's ``seed``. Its large
+            fields are fetched when they are read.
 
         Raises:
             RequestError: an argument that is refused (a ValueError); names the field.
-            NotImplementedError: a mode that is not served yet; names the mode.
             GenerationError: a sequence failed while it ran.
+            Exception: whatever a callable or transformers' own code raised.
         """
         client = self._connected()
-        call = prepare_call(
-            inputs,
-            generation_config,
-            defaults=self.generation_config,
-            vocab_size=getattr(self.config.get_text_config(), "vocab_size", None),
-            seed=seed,
-            unserved={
-                "logits_processor": logits_processor,
-                "stopping_criteria": stopping_criteria,
-                "prefix_allowed_tokens_fn": prefix_allowed_tokens_fn,
-                "assistant_model": assistant_model,
-                "negative_prompt_ids": negative_prompt_ids,
-                "negative_prompt_attention_mask": negative_prompt_attention_mask,
-                "custom_generate": custom_generate,
-            },
-            kwargs=kwargs,
-        )
-        feed = None if streamer is None else StreamFeed(streamer, call.pad_token_id)
-        if feed is not None:
-            feed.begin(call.prompts.input_ids)
-        emitted = EmittedRows(len(call.prompts.rows))
-        config = self.cluster_config
-
-        async def produce(emit: Emit) -> None:
-            await run_requests(client, call.requests(), config.name, config.router.max_num_requests, emit)
-
-        with closing(self._loop.iterate(produce)) as deltas:
-            for index, delta in deltas:
-                emitted.add(index, delta)
-                if feed is not None:
-                    feed.advance(emitted)
-        if feed is not None:
-            feed.end()
-        sequences = pad_rows(call.prompts.input_ids, emitted.rows, call.pad_token_id)
-        if call.return_dict:
-            return ClusterGenerateOutput(sequences=sequences, seed=call.seed)  # type: ignore[arg-type]
-        return sequences
+        mode = {
+            "logits_processor": logits_processor or None,
+            "stopping_criteria": stopping_criteria or None,
+            "prefix_allowed_tokens_fn": prefix_allowed_tokens_fn,
+            "assistant_model": local_assistant(assistant_model, self, self.cluster_config),
+            "negative_prompt_ids": negative_prompt_ids,
+            "negative_prompt_attention_mask": negative_prompt_attention_mask,
+            "custom_generate": custom_generate,
+        }
+        try:
+            call = prepare_call(
+                inputs,
+                generation_config,
+                defaults=self.generation_config,
+                vocab_size=getattr(self.config.get_text_config(), "vocab_size", None),
+                seed=seed,
+                native=mode | {"encoder": self.config.is_encoder_decoder or None},
+                kwargs=kwargs,
+            )
+        except NativeModeError as reason:
+            logger.debug("transformers' own generate runs this call: %s", reason)
+            given = kwargs if inputs is None else {"inputs": inputs, **kwargs}
+            output: torch.Tensor | ClusterGenerateOutput = run_call(
+                self._loop,
+                client,
+                native_call(
+                    {**given, **mode, "generation_config": generation_config, "synced_gpus": synced_gpus},
+                    defaults=self.generation_config,
+                    seed=seed,
+                    is_streamed=streamer is not None,
+                ),
+                self.cluster_config.name,
+                streamer=streamer,
+                device=device_of(given),
+            )
+            return output
+        return self._run_batched(client, call, streamer)
 
     def stats(self) -> ClusterStats:
         """Workers, what is in flight, and totals since the router started."""
@@ -305,18 +306,43 @@ class ClusterModel:
     ) -> None:
         self.close()
 
-    def _connected(self) -> GenerationClient:
+    def _run_batched(
+        self, client: ModelClient, call: GenerateCall, streamer: Streamer | None
+    ) -> torch.Tensor | ClusterGenerateOutput:
+        """Run the rows of a call side by side in the engine."""
+        feed = None if streamer is None else StreamFeed(streamer, call.pad_token_id)
+        if feed is not None:
+            feed.begin(call.prompts.input_ids)
+        emitted = EmittedRows(len(call.prompts.rows))
+        config = self.cluster_config
+
+        async def produce(emit: Emit) -> None:
+            await run_requests(client, call.requests(), config.name, config.router.max_num_requests, emit)
+
+        with closing(self._loop.iterate(produce)) as deltas:
+            for index, delta in deltas:
+                emitted.add(index, delta)
+                if feed is not None:
+                    feed.advance(emitted)
+        if feed is not None:
+            feed.end()
+        sequences = pad_rows(call.prompts.input_ids, emitted.rows, call.pad_token_id)
+        if call.return_dict:
+            return ClusterGenerateOutput(sequences=sequences, seed=call.seed)  # type: ignore[arg-type]
+        return sequences
+
+    def _connected(self) -> ModelClient:
         if self._client is None:
             raise RuntimeError("this ClusterModel is closed")
         return self._client
 
 
-async def _awaited(awaitable: Awaitable[GenerationClient]) -> GenerationClient:
+async def _awaited(awaitable: Awaitable[ModelClient]) -> ModelClient:
     return await awaitable
 
 
-async def _connect_router() -> GenerationClient:
+async def _connect_router() -> ModelClient:
     from actors.router_client import RouterClient
 
-    client: GenerationClient = await RouterClient.connect()
+    client: ModelClient = await RouterClient.connect()
     return client

@@ -16,6 +16,7 @@ import msgspec
 from actors.config import NAMESPACE, Role
 from actors.engine.errors import ConfigError, SlipstreamError
 from actors.engine_factory import EngineFactory, load_engine
+from actors.ray_environment import prepare_environment
 from actors.status import ClusterStats
 from cluster.background import BackgroundLoop
 from cluster.config import ClusterConfig, PoolConfig
@@ -142,6 +143,7 @@ def _start_ray(config: ClusterConfig) -> bool:
         _init_ray(
             address="local",
             num_cpus=max(os.cpu_count() or 1, math.ceil(num_cpus)),
+            resources=config.custom_resources,
             object_store_memory=OBJECT_STORE_BYTES,
             include_dashboard=False,
         )
@@ -159,7 +161,7 @@ def _start_ray(config: ClusterConfig) -> bool:
 
 
 def _init_ray(**options: Any) -> None:
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    prepare_environment()
     import ray
 
     ray.init(namespace=NAMESPACE, log_to_driver=False, logging_level=logging.ERROR, **options)
@@ -172,7 +174,7 @@ def _begin_router(config: ClusterConfig) -> Any:
     try:
         get_router()
     except SlipstreamError:
-        return start_router(config.router, description=msgspec.msgpack.encode(config))
+        return start_router(config.router, models=(config.name,), description=msgspec.msgpack.encode(config))
     raise SlipstreamError("a Slipstream cluster runs on this Ray already: connect to it, or shut it down first")
 
 

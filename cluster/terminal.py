@@ -6,44 +6,27 @@ from dataclasses import dataclass
 import click
 
 from actors.engine.request import Delta
+from cluster.detokenizer import Detokenizer
 
 DRAFTED = "green"
-NUM_CONTEXT_TOKENS = 8
-_INCOMPLETE = "\N{REPLACEMENT CHARACTER}"
 
 
 class TokenPrinter:
-    """Prints deltas to stdout. On a terminal, drafted tokens that were accepted are coloured; a pipe gets plain text.
-
-    Tokens are decoded with those before them, as their text can depend on them; what ends in half a character waits.
-    """
+    """Prints deltas to stdout. On a terminal, accepted drafted tokens are coloured; a pipe gets plain text."""
 
     def __init__(self, decode: Callable[[Sequence[int]], str], prompt_ids: Sequence[int]) -> None:
-        self._decode = decode
-        self._context = list(prompt_ids[-NUM_CONTEXT_TOKENS:])
-        self._pending: list[int] = []
+        self._detokenizer = Detokenizer(decode, prompt_ids)
 
     def put(self, delta: Delta) -> None:
         """Print the text that a delta completes."""
         for index, token_id in enumerate(delta.token_ids):
-            self._pending.append(token_id)
-            text = self._text()
-            if not text.endswith(_INCOMPLETE):
-                self._print(text, is_drafted=index < delta.num_accepted)
+            text = self._detokenizer.push(token_id)
+            if text:
+                click.secho(text, fg=DRAFTED if index < delta.num_accepted else None, nl=False)
 
     def end(self) -> None:
         """Print what is left, and a line end."""
-        self._print(self._text(), is_drafted=False)
-        click.echo()
-
-    def _text(self) -> str:
-        """What the pending tokens add to the text of those before."""
-        return self._decode([*self._context, *self._pending])[len(self._decode(self._context)) :]
-
-    def _print(self, text: str, *, is_drafted: bool) -> None:
-        click.secho(text, fg=DRAFTED if is_drafted else None, nl=False)
-        self._context = [*self._context, *self._pending][-NUM_CONTEXT_TOKENS:]
-        self._pending = []
+        click.echo(self._detokenizer.flush())
 
 
 @dataclass

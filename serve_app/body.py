@@ -1,11 +1,14 @@
-"""Request bodies: JSON decoded by msgspec straight into a handler's type, strictly."""
+"""Request bodies: JSON decoded by msgspec straight into a handler's type, strictly. And the one header that counts."""
 
+import math
 from typing import Any
 
 import msgspec
 from litestar import Request
 
-from serve_app.errors import ApiError, from_validation
+from serve_app.errors import ApiError, bad_timeout, from_validation
+
+TIMEOUT_HEADER = "x-request-timeout"
 
 
 class StrictRequest(Request[Any, Any, Any]):
@@ -34,3 +37,17 @@ def decode(body: bytes, annotation: Any) -> Any:
 def given_names(body: bytes) -> frozenset[str]:
     """Names at the top of a JSON object that was decoded already: what the caller spelt out, nulls included."""
     return frozenset(msgspec.json.decode(body, type=dict[str, msgspec.Raw]))
+
+
+def asked_timeout(request: Request[Any, Any, Any]) -> float | None:
+    """Seconds that a client gives its request in ``X-Request-Timeout``. Raises ApiError 400."""
+    value = request.headers.get(TIMEOUT_HEADER)
+    if value is None:
+        return None
+    try:
+        seconds = float(value)
+    except ValueError:
+        raise bad_timeout(TIMEOUT_HEADER, value) from None
+    if not (math.isfinite(seconds) and seconds > 0):
+        raise bad_timeout(TIMEOUT_HEADER, value)
+    return seconds

@@ -3,23 +3,30 @@
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
+from typing import Literal
 
 import msgspec
 
-from actors.engine.errors import GenerationError
+from actors.engine.errors import GenerationError, RequestError
+from actors.engine.params import GenerationParams
 from actors.engine.request import Delta, FinishReason, Request, TokenLogprobs
 from cluster.client import GenerationClient
 from serve_app.detached import spawn
 from serve_app.errors import timed_out
-from serve_app.text import Segment, TextStream, join
+from serve_app.text import Segment, TextRules, TextStream, join
 
 
 class Choice(msgspec.Struct, frozen=True, kw_only=True):
-    """A sequence to run: the ``index``-th of the answer. ``stop_strings`` cut its text; the request's only end it."""
+    """A sequence to run: the ``index``-th of the answer. ``rules`` shape its text; the request's stops only end it."""
 
     index: int
     request: Request
-    stop_strings: tuple[str, ...] = ()
+    rules: TextRules = TextRules()
+
+    def is_stop_token(self, token_id: int) -> bool:
+        """Whether a token ends the sequence."""
+        params = self.request.params
+        return token_id in params.eos_token_id and not params.ignore_eos
 
 
 class ChoiceDelta(msgspec.Struct, frozen=True, kw_only=True):
@@ -29,16 +36,20 @@ class ChoiceDelta(msgspec.Struct, frozen=True, kw_only=True):
         index: which choice.
         token_ids: its new tokens; the first ``num_accepted`` were drafted.
         segments: the text that they complete, by origin. It can lag behind the tokens, never the other way round.
+        offsets: for each token, where in the text of the choice it begins.
         logprobs: an entry a token, where asked for.
+        prompt_logprobs: an entry for every token of the prompt but the first, where asked for; in the first delta.
         finish_reason: set in the last delta.
     """
 
     index: int
     token_ids: tuple[int, ...] = ()
     segments: tuple[Segment, ...] = ()
+    offsets: tuple[int, ...] = ()
     num_drafted: int = 0
     num_accepted: int = 0
     logprobs: tuple[TokenLogprobs, ...] = ()
+    prompt_logprobs: tuple[TokenLogprobs, ...] | None = None
     finish_reason: FinishReason | None = None
 
     @property
@@ -47,15 +58,59 @@ class ChoiceDelta(msgspec.Struct, frozen=True, kw_only=True):
         return "".join(text for text, _ in self.segments)
 
 
+class DraftInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """Who wrote what. ``segments`` are (text, whether a drafted token wrote it), in order, the whole of the text.
+
+    ``text_offset`` says for each token where in the answer, an echoed prompt apart, its text begins.
+    """
+
+    num_drafted: int
+    num_accepted: int
+    segments: tuple[Segment, ...]
+    text_offset: tuple[int, ...] = ()
+
+    @classmethod
+    def of(cls, delta: ChoiceDelta, segments: tuple[Segment, ...]) -> "DraftInfo":
+        """What a delta says of it, with the ``segments`` that are shown."""
+        return cls(
+            num_drafted=delta.num_drafted,
+            num_accepted=delta.num_accepted,
+            segments=segments,
+            text_offset=delta.offsets,
+        )
+
+
+FinishWord = Literal["stop", "length", "abort"]
+
+
+def finish_word(reason: FinishReason | None) -> FinishWord | None:
+    """OpenAI's word for why a sequence ended; a time limit is a length to them."""
+    match reason:
+        case None:
+            return None
+        case FinishReason.STOP:
+            return "stop"
+        case FinishReason.LENGTH | FinishReason.TIME:
+            return "length"
+        case _:
+            return "abort"
+
+
 async def run_choice(
     client: GenerationClient, model: str, choice: Choice, text: TextStream
 ) -> AsyncGenerator[ChoiceDelta, None]:
-    """Run one sequence to its end, or to its first stop string. Raises GenerationError where it fails."""
+    """Run one sequence to its end, or to its first stop string.
+
+    Raises GenerationError where it fails, RequestError where the model has no log-probabilities to give.
+    """
     async with aclosing(_as_generator(client.generate(choice.request, model))) as deltas:
         async for delta in deltas:
             if delta.finish_reason is FinishReason.ERROR:
                 raise GenerationError(delta.error or "the sequence failed")
-            segments = text.push(delta.token_ids, delta.num_accepted)
+            _check_logprobs(choice.request.params, delta)
+            is_end = delta.finish_reason is FinishReason.STOP and bool(delta.token_ids)
+            is_last_hidden = is_end and not choice.rules.include_stop and choice.is_stop_token(delta.token_ids[-1])
+            segments = text.push(delta.token_ids, delta.num_accepted, is_last_hidden=is_last_hidden)
             if delta.finish_reason is not None:
                 segments += text.finish()
             finish_reason = FinishReason.STOP if text.is_stopped else delta.finish_reason
@@ -63,14 +118,25 @@ async def run_choice(
                 index=choice.index,
                 token_ids=delta.token_ids,
                 segments=tuple(segments),
+                offsets=tuple(text.offsets[len(text.offsets) - len(delta.token_ids) :]),
                 num_drafted=delta.num_drafted,
                 num_accepted=delta.num_accepted,
                 logprobs=delta.logprobs or (),
+                prompt_logprobs=delta.prompt_logprobs,
                 finish_reason=finish_reason,
             )
             if finish_reason is not None:
                 return
     raise GenerationError("the stream of tokens ended before the sequence did")
+
+
+def _check_logprobs(params: GenerationParams, delta: Delta) -> None:
+    """Raises RequestError where log-probabilities were asked for, but the engine of this model has none."""
+    if params.logprobs is not None and len(delta.logprobs or ()) != len(delta.token_ids):
+        raise RequestError("logprobs: this model's engine gives none", field="logprobs")
+    is_first = delta.start == 0 and bool(delta.token_ids)
+    if params.prompt_logprobs is not None and is_first and delta.prompt_logprobs is None:
+        raise RequestError("prompt_logprobs: this model's engine gives none for prompts", field="prompt_logprobs")
 
 
 async def merge(
@@ -118,14 +184,25 @@ async def _as_generator(deltas: AsyncIterator[Delta]) -> AsyncGenerator[Delta, N
             await close()
 
 
+async def collect(stream: AsyncGenerator[ChoiceDelta, None]) -> list[ChoiceDelta]:
+    """Read a merged stream to its end: each choice as a single delta, by index."""
+    deltas: dict[int, list[ChoiceDelta]] = {}
+    async with aclosing(stream):
+        async for delta in stream:
+            deltas.setdefault(delta.index, []).append(delta)
+    return [combine(deltas[index]) for index in sorted(deltas)]
+
+
 def combine(deltas: Sequence[ChoiceDelta]) -> ChoiceDelta:
     """All of one choice as a single delta: lists joined, counts summed (``num_accepted`` is then a total)."""
     return ChoiceDelta(
         index=deltas[0].index,
         token_ids=tuple(token_id for delta in deltas for token_id in delta.token_ids),
         segments=tuple(join(segment for delta in deltas for segment in delta.segments)),
+        offsets=tuple(offset for delta in deltas for offset in delta.offsets),
         num_drafted=sum(delta.num_drafted for delta in deltas),
         num_accepted=sum(delta.num_accepted for delta in deltas),
         logprobs=tuple(entry for delta in deltas for entry in delta.logprobs),
+        prompt_logprobs=deltas[0].prompt_logprobs,
         finish_reason=deltas[-1].finish_reason,
     )

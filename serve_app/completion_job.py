@@ -3,24 +3,26 @@
 import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from typing import Literal
 
+import msgspec
 from msgspec import UNSET, UnsetType
 
-from actors.engine.errors import RequestError
-from actors.engine.request import FinishReason
-from serve_app.choices import Choice, ChoiceDelta, combine
-from serve_app.completions import (
-    CompletionChoice,
-    CompletionLogprobs,
-    CompletionRequest,
-    CompletionResponse,
-    DraftInfo,
-    Usage,
-)
-from serve_app.gateway import Gateway, new_id
+from actors.engine.request import FinishReason, TokenLogprobs
+from cluster.detokenizer import Detokenizer
+from serve_app.choices import Choice, ChoiceDelta, DraftInfo, collect, finish_word
+from serve_app.completions import CompletionChoice, CompletionRequest, CompletionResponse
+from serve_app.gateway import Gateway, check_ids, new_id
 from serve_app.prompts import Prompt, read_prompts
-from serve_app.sampling import check_limit, draw_seed, plan
+from serve_app.response_format import check_form
+from serve_app.sampling import check_limit, plan, read_seed
+from serve_app.token_logprobs import (
+    CompletionLogprobs,
+    PromptLogprobs,
+    TokenNames,
+    completion_logprobs,
+    prompt_logprobs,
+)
+from serve_app.usage import Usage, count_usage
 
 
 class CompletionJob:
@@ -40,102 +42,139 @@ class CompletionJob:
         self._choices = choices
         self._id = job_id
         self._created = int(time.time())
-        self._offsets: dict[int, int] = {}
-        self._num_completion_tokens = 0
+        self._names = TokenNames(gateway.tokenizer, as_ids=data.return_tokens_as_token_ids)
+        self._num_new_tokens = 0
+        self._echoes = [prompt.text or self._decode(prompt.token_ids) for prompt in prompts] if data.echo else []
 
     @classmethod
     async def prepare(cls, gateway: Gateway, data: CompletionRequest) -> "CompletionJob":
         """Check a request and plan its sequences. Raises RequestError and ApiError naming the field."""
+        data.check_fields()
         card = await gateway.card(data.model)
-        num_choices = data.n or 1
-        check_limit("n", num_choices, gateway.limits.max_n)
-        if data.echo and data.logprobs is not None:
-            raise RequestError(
-                "echo: log-probabilities of the prompt are not served; drop echo or logprobs", field="echo"
-            )
-        prompts = await read_prompts(gateway, card, data.prompt)
+        check_limit("n", data.num_choices, gateway.limits.max_n)
+        check_limit("best_of", data.best_of, gateway.limits.max_n)
+        check_ids(data.stop_token_ids or (), card, "stop_token_ids")
+        overrides = data.sampling_overrides(gateway.defaults, max(1, data.num_new_tokens))
+        overrides |= {"logprobs": data.num_logprobs, "prompt_logprobs": data.num_prompt_logprobs}
+        await check_form(overrides.get("grammar"), data.grammar_field)
+        prompts = await read_prompts(
+            gateway,
+            card,
+            data.prompt,
+            add_special_tokens=data.add_special_tokens,
+            num_kept=data.truncate_prompt_tokens,
+        )
         job_id = new_id("cmpl")
         choices = plan(
             job_id,
             prompts,
-            num_choices=num_choices,
-            seed=draw_seed() if data.seed is None else data.seed,
+            num_choices=data.num_runs,
+            seed=read_seed(data.seed),
             defaults=gateway.defaults,
-            overrides=data.overrides(gateway.defaults),
+            overrides=overrides,
             limits=gateway.limits,
             card=card,
-            cut_strings=data.stop_strings,
+            rules=data.text_rules,
         )
         return cls(gateway, data, prompts, list(choices), job_id)
 
     async def answer(self) -> CompletionResponse:
         """Run to the end and return the whole answer."""
-        deltas: dict[int, list[ChoiceDelta]] = {choice.index: [] for choice in self._choices}
-        async with aclosing(self._gateway.run(self._choices)) as stream:
-            async for delta in stream:
-                deltas[delta.index].append(delta)
-        rendered = [self._render(combine(parts)) for parts in deltas.values()]
+        runs = await collect(self._gateway.run(self._choices))
+        self._num_new_tokens = sum(len(self._shown(run).token_ids) for run in runs)
+        best = self._best(runs)
+        rendered = [
+            msgspec.structs.replace(self._render(run, is_first=True), index=index) for index, run in enumerate(best)
+        ]
         return self._response(rendered, self._usage())
 
     async def chunks(self) -> AsyncGenerator[CompletionResponse, None]:
         """Run and yield a chunk for every step that brought something to show."""
-        include_usage = self._data.stream_options is not None and self._data.stream_options.include_usage
+        options = self._data.stream_options
+        is_counting = options is not None and bool(options.continuous_usage_stats)
+        begun: set[int] = set()
         async with aclosing(self._gateway.run(self._choices)) as stream:
             async for delta in stream:
-                choice = self._render(delta)
+                self._num_new_tokens += len(self._shown(delta).token_ids)
+                choice = self._render(delta, is_first=delta.index not in begun)
+                begun.add(delta.index)
                 if self._is_shown(choice):
-                    yield self._response([choice], None if include_usage else UNSET)
-        if include_usage:
+                    between = None if self._data.include_usage else UNSET
+                    yield self._response([choice], self._usage() if is_counting else between)
+        if self._data.include_usage:
             yield self._response([], self._usage())
+
+    def _best(self, runs: Sequence[ChoiceDelta]) -> list[ChoiceDelta]:
+        """The ``n`` runs behind each prompt whose tokens are most probable on average, in the order of their index."""
+        num_runs, num_choices = self._data.num_runs, self._data.num_choices
+        best: list[ChoiceDelta] = []
+        for first in range(0, len(runs), num_runs):
+            of_prompt = runs[first : first + num_runs]
+            if num_runs > num_choices:
+                of_prompt = sorted(of_prompt, key=lambda run: _mean(run.logprobs), reverse=True)[:num_choices]
+            best += of_prompt
+        return best
 
     def _is_shown(self, choice: CompletionChoice) -> bool:
         has_extras = choice.logprobs is not None or self._data.return_token_ids
         return bool(choice.text) or choice.finish_reason is not None or has_extras
 
-    def _render(self, delta: ChoiceDelta) -> CompletionChoice:
-        """One choice, or one step of it; call it once for every delta, in order."""
-        is_first = delta.index not in self._offsets
-        prefix = self._prompt_text(delta.index) if self._data.echo and is_first else ""
-        self._num_completion_tokens += len(delta.token_ids)
-        offset = self._offsets.get(delta.index, 0)
-        self._offsets[delta.index] = offset + len(prefix) + len(delta.text)
-        segments = ((prefix, False), *delta.segments) if prefix else delta.segments
+    def _shown(self, delta: ChoiceDelta) -> ChoiceDelta:
+        """The delta, without the token that was only generated because nothing less can be."""
+        if self._data.num_new_tokens:
+            return delta
+        return ChoiceDelta(index=delta.index, prompt_logprobs=delta.prompt_logprobs, finish_reason=FinishReason.LENGTH)
+
+    def _render(self, delta: ChoiceDelta, *, is_first: bool) -> CompletionChoice:
+        """One choice, or one step of it; ``is_first`` says that nothing of it was rendered before."""
+        delta = self._shown(delta)
+        place = delta.index // self._data.num_runs
+        prompt, echo = self._prompts[place], self._echoes[place] if self._data.echo else ""
+        segments = ((echo, False), *delta.segments) if echo and is_first else delta.segments
         return CompletionChoice(
             index=delta.index,
-            text=prefix + delta.text,
-            logprobs=self._logprobs(delta, offset) if self._data.logprobs is not None else None,
-            finish_reason=_reason(delta.finish_reason),
+            text="".join(text for text, _ in segments),
+            logprobs=self._logprobs(delta, prompt if is_first and self._data.echo else None, len(echo)),
+            finish_reason=finish_word(delta.finish_reason),
             token_ids=delta.token_ids if self._data.return_token_ids else UNSET,
-            slipstream=DraftInfo(num_drafted=delta.num_drafted, num_accepted=delta.num_accepted, segments=segments)
-            if self._data.return_token_ids
-            else UNSET,
+            prompt_logprobs=self._prompt_logprobs(delta, prompt),
+            slipstream=DraftInfo.of(delta, segments) if self._data.return_token_ids else UNSET,
         )
 
-    def _logprobs(self, delta: ChoiceDelta, offset: int) -> CompletionLogprobs:
-        tokens = [self._token_text(token_id) for token_id in delta.token_ids]
-        offsets = [offset + sum(len(token) for token in tokens[:place]) for place in range(len(tokens))]
-        top = [{self._token_text(token_id): value for token_id, value in entry.top} for entry in delta.logprobs]
-        return CompletionLogprobs(
-            tokens=tokens,
-            token_logprobs=[entry.logprob for entry in delta.logprobs],
-            top_logprobs=top if self._data.logprobs else None,
-            text_offset=offsets,
-        )
+    def _logprobs(self, delta: ChoiceDelta, echoed: Prompt | None, begin: int) -> CompletionLogprobs | None:
+        """Of the new tokens, whose text begins at ``begin``, and before them of the echoed prompt's, if any."""
+        if self._data.logprobs is None:
+            return None
+        token_ids: list[int] = []
+        entries: list[TokenLogprobs | None] = []
+        offsets: list[int] = []
+        if echoed is not None:
+            token_ids += echoed.token_ids
+            entries += [None, *(delta.prompt_logprobs or ())]
+            offsets += self._prompt_offsets(echoed)
+        token_ids += delta.token_ids
+        entries += delta.logprobs
+        offsets += [begin + offset for offset in delta.offsets]
+        return completion_logprobs(self._names, token_ids, entries, offsets, self._data.logprobs)
 
-    def _token_text(self, token_id: int) -> str:
-        return self._gateway.tokenizer.decode((token_id,), skip_special_tokens=False)
+    def _prompt_logprobs(self, delta: ChoiceDelta, prompt: Prompt) -> PromptLogprobs | UnsetType:
+        if self._data.prompt_logprobs is None or delta.prompt_logprobs is None:
+            return UNSET
+        return prompt_logprobs(self._names, prompt.token_ids, delta.prompt_logprobs, self._data.prompt_logprobs)
 
-    def _prompt_text(self, index: int) -> str:
-        prompt = self._prompts[index // (self._data.n or 1)]
-        return prompt.text or self._gateway.tokenizer.decode(prompt.token_ids, skip_special_tokens=True)
+    def _prompt_offsets(self, prompt: Prompt) -> list[int]:
+        detokenizer = Detokenizer(self._decode)
+        offsets: list[int] = []
+        for token_id in prompt.token_ids:
+            offsets.append(detokenizer.num_chars)
+            detokenizer.push(token_id)
+        return offsets
+
+    def _decode(self, token_ids: Sequence[int]) -> str:
+        return self._gateway.tokenizer.decode(token_ids, skip_special_tokens=self._data.skip_special_tokens)
 
     def _usage(self) -> Usage:
-        num_prompt_tokens = sum(len(prompt.token_ids) for prompt in self._prompts)
-        return Usage(
-            prompt_tokens=num_prompt_tokens,
-            completion_tokens=self._num_completion_tokens,
-            total_tokens=num_prompt_tokens + self._num_completion_tokens,
-        )
+        return count_usage(self._prompts, self._num_new_tokens)
 
     def _response(self, choices: list[CompletionChoice], usage: Usage | UnsetType | None) -> CompletionResponse:
         return CompletionResponse(
@@ -143,14 +182,6 @@ class CompletionJob:
         )
 
 
-def _reason(reason: FinishReason | None) -> Literal["stop", "length", "abort"] | None:
-    """OpenAI's word for it; a time limit is a length to them."""
-    match reason:
-        case None:
-            return None
-        case FinishReason.STOP:
-            return "stop"
-        case FinishReason.LENGTH | FinishReason.TIME:
-            return "length"
-        case _:
-            return "abort"
+def _mean(entries: Sequence[TokenLogprobs]) -> float:
+    """Mean log-probability by token."""
+    return sum(entry.logprob for entry in entries) / max(1, len(entries))

@@ -1,117 +1,77 @@
-"""``/v1/completions`` as data: OpenAI's request and answer, and the way from one to the other."""
+"""``/v1/completions`` as data: OpenAI's request and answer."""
 
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from actors.engine.params import MAX_INT, MAX_STOP_STRINGS
+from actors.engine.errors import RequestError
+from actors.engine.params import MAX_INT
+from serve_app.choices import DraftInfo, FinishWord
+from serve_app.sampling_fields import Count, SamplingFields
+from serve_app.token_logprobs import CompletionLogprobs, PromptLogprobs
+from serve_app.usage import Usage
 
-Count = Annotated[int, Meta(ge=1, le=MAX_INT)]
-Penalty = Annotated[float, Meta(ge=-2.0, le=2.0)]
-StopString = Annotated[str, Meta(min_length=1)]
-Bias = Annotated[float, Meta(ge=-100.0, le=100.0)]
 DEFAULT_MAX_TOKENS = 16
-MAX_NUM_BIASES = 1024
 
 
-class StreamOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """OpenAI's options of a stream. ``include_usage`` adds a last chunk with the counts."""
-
-    include_usage: bool = False
-
-
-class CompletionRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class CompletionRequest(SamplingFields, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """OpenAI's fields, then the ones that other servers of open models share, then Slipstream's.
 
     Attributes:
         prompt: a text, a list of texts, token ids, or a list of lists of token ids.
-        temperature: 1 by default (or the model's own default); 0 is greedy.
-        top_k: 0 and -1 keep all tokens.
-        ignore_eos: go on behind the model's end-of-text token.
-        num_assistant_tokens: pins the draft length; 0 turns drafting off. Never changes the text.
-        return_token_ids: add ids, origins and draft counts to each choice.
+        max_tokens: 16 by default; 0 only with echo, to read the prompt's log-probabilities.
+        best_of: run so many and answer with the ``n`` that are most probable by token; not with stream.
+        suffix: refused: nothing is written into a gap here.
+        echo: put the prompt before the text, and its tokens into ``logprobs``.
+        logprobs: log-probabilities of the tokens, with that many alternatives each.
+        add_special_tokens: put around a text what the model expects around a prompt.
     """
 
     prompt: str | list[str | int | list[int]]
-    model: str | None = None
-    max_tokens: Count | None = None
-    n: Count | None = None
-    temperature: Annotated[float, Meta(ge=0.0)] | None = None
-    top_p: Annotated[float, Meta(gt=0.0, le=1.0)] | None = None
-    presence_penalty: Penalty | None = None
-    frequency_penalty: Penalty | None = None
-    logit_bias: Annotated[dict[int, Bias], Meta(max_length=MAX_NUM_BIASES)] | None = None
-    seed: Annotated[int, Meta(ge=0, le=2**63 - 1)] | None = None
-    stop: StopString | Annotated[list[StopString], Meta(max_length=MAX_STOP_STRINGS)] | None = None
+    max_tokens: Annotated[int, Meta(ge=0, le=MAX_INT)] | None = None
+    best_of: Count | None = None
+    suffix: str | None = None
+    echo: bool | None = None
     logprobs: Annotated[int, Meta(ge=0)] | None = None
-    echo: bool = False
-    stream: bool = False
-    stream_options: StreamOptions | None = None
-    user: str | None = None
-
-    top_k: Annotated[int, Meta(ge=-1, le=MAX_INT)] | None = None
-    min_p: Annotated[float, Meta(ge=0.0, le=1.0)] | None = None
-    repetition_penalty: Annotated[float, Meta(gt=0.0)] | None = None
-    min_tokens: Annotated[int, Meta(ge=0, le=MAX_INT)] | None = None
-    ignore_eos: bool = False
-    return_token_ids: bool = False
-
-    num_assistant_tokens: Annotated[int, Meta(ge=0, le=64)] | None = None
+    add_special_tokens: bool = True
 
     @property
-    def stop_strings(self) -> tuple[str, ...]:
-        """``stop`` as a tuple."""
-        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+    def num_new_tokens(self) -> int:
+        """``max_tokens``, 16 by default."""
+        return DEFAULT_MAX_TOKENS if self.max_tokens is None else self.max_tokens
 
-    def overrides(self, defaults: Mapping[str, Any]) -> dict[str, Any]:
-        """The fields under GenerationConfig's names, to lie over the model's ``defaults``; the seed apart."""
-        top_k = 0 if self.top_k is None and defaults.get("top_k") is None else self.top_k
-        given = {
-            "temperature": self.temperature or None,
-            "top_p": self.top_p,
-            "top_k": 0 if top_k == -1 else top_k,
-            "min_p": self.min_p,
-            "repetition_penalty": self.repetition_penalty,
-            "presence_penalty": self.presence_penalty,
-            "frequency_penalty": self.frequency_penalty,
-            "logit_bias": self.logit_bias or None,
-            "min_new_tokens": self.min_tokens,
-            "logprobs": self.logprobs,
-            "num_assistant_tokens": self.num_assistant_tokens,
-        }
-        return {name: value for name, value in given.items() if value is not None} | {
-            "max_new_tokens": self.max_tokens or DEFAULT_MAX_TOKENS,
-            "do_sample": self.temperature != 0.0,
-            "stop_strings": self.stop_strings,
-            "ignore_eos": self.ignore_eos,
-        }
+    @property
+    def num_runs(self) -> int:
+        """Sequences to run behind each prompt."""
+        return self.best_of or self.num_choices
 
+    @property
+    def num_prompt_logprobs(self) -> int | None:
+        """Alternatives for each token of the prompt; None where nothing of the kind is asked for."""
+        asked = [self.prompt_logprobs, self.logprobs if self.echo else None]
+        return max((count for count in asked if count is not None), default=None)
 
-class Usage(msgspec.Struct, frozen=True, kw_only=True):
-    """Token counts; a prompt counts once, however many answers were asked for."""
+    @property
+    def num_logprobs(self) -> int | None:
+        """Alternatives for each new token; choosing the best needs the tokens' own log-probabilities."""
+        return 0 if self.logprobs is None and self.num_runs > self.num_choices else self.logprobs
 
-    prompt_tokens: int
-    completion_tokens: int
-    total_tokens: int
-
-
-class CompletionLogprobs(msgspec.Struct, frozen=True, kw_only=True):
-    """OpenAI's log-probabilities: parallel lists, an entry a token."""
-
-    tokens: list[str]
-    token_logprobs: list[float]
-    top_logprobs: list[dict[str, float]] | None
-    text_offset: list[int]
-
-
-class DraftInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """Who wrote what. ``segments`` are (text, whether a drafted token wrote it), in order, the whole of ``text``."""
-
-    num_drafted: int
-    num_accepted: int
-    segments: tuple[tuple[str, bool], ...]
+    def check_fields(self) -> None:
+        """Raises RequestError where a field is not served, or contradicts another."""
+        super().check_fields()
+        if self.suffix:
+            raise RequestError("suffix: not served; the text goes on behind the prompt only", field="suffix")
+        if self.max_tokens == 0 and not self.echo:
+            raise RequestError("max_tokens: at least 1, or 0 with echo, but it is 0", field="max_tokens", limit="1")
+        if self.num_runs < self.num_choices:
+            raise RequestError(
+                f"best_of: at least n ({self.num_choices}), but it is {self.best_of}",
+                field="best_of",
+                limit=str(self.num_choices),
+            )
+        if self.num_runs > self.num_choices and self.stream:
+            raise RequestError("best_of: the best are known only at the end, so not with stream", field="best_of")
 
 
 class CompletionChoice(msgspec.Struct, frozen=True, kw_only=True):
@@ -120,8 +80,9 @@ class CompletionChoice(msgspec.Struct, frozen=True, kw_only=True):
     index: int
     text: str
     logprobs: CompletionLogprobs | None = None
-    finish_reason: Literal["stop", "length", "abort"] | None = None
+    finish_reason: FinishWord | None = None
     token_ids: tuple[int, ...] | UnsetType = UNSET
+    prompt_logprobs: PromptLogprobs | UnsetType = UNSET
     slipstream: DraftInfo | UnsetType = UNSET
 
 

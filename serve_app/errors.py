@@ -52,6 +52,27 @@ class ApiError(SlipstreamError):
         )
 
 
+def unauthorized(is_given: bool) -> ApiError:
+    """No API key, or one that is not known here."""
+    words = "this API key is not known here" if is_given else "an API key is needed: send 'Authorization: Bearer KEY'"
+    return ApiError(401, words, code="invalid_api_key" if is_given else "missing_api_key")
+
+
+def bad_timeout(name: str, value: str) -> ApiError:
+    """A header that should give a number of seconds."""
+    return ApiError(
+        400,
+        f"{name}: a number of seconds above 0 is needed, but it is {value[:32]!r}",
+        param=name,
+        code="out_of_range",
+    )
+
+
+def body_too_slow(seconds: float) -> ApiError:
+    """A body that does not end."""
+    return ApiError(408, f"body: it did not come within the limit of {seconds:g} seconds", param="body", code="timeout")
+
+
 def not_ready() -> ApiError:
     """No target serves at the moment."""
     return ApiError(503, "no target is ready to serve yet; try again in a moment", code="not_ready")
@@ -121,9 +142,19 @@ def handle_exception(request: Request[Any, Any, Any], error: Exception) -> Respo
     """Litestar's hook: every exception becomes the one JSON shape."""
     answer = from_exception(error)
     headers = dict(error.headers or {}) if isinstance(error, HTTPException) else {}
-    if answer.status in (429, 503):
-        headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
+    headers |= headers_of(answer)
     return Response(answer.body, status_code=answer.status, headers=headers, media_type=MediaType.JSON)
+
+
+def headers_of(answer: ApiError) -> dict[str, str]:
+    """The headers that go with an error: when to try again, or what to bring."""
+    match answer.status:
+        case 401:
+            return {"WWW-Authenticate": 'Bearer realm="slipstream"'}
+        case 429 | 503:
+            return {"Retry-After": str(RETRY_AFTER_SECONDS)}
+        case _:
+            return {}
 
 
 def _type(status: int) -> str:

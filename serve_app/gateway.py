@@ -1,6 +1,7 @@
 """What all routes share: the cluster behind the door, its tokenizer, its bounds, and the measuring of requests."""
 
 import asyncio
+import copy
 import time
 import uuid
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
@@ -14,23 +15,17 @@ from actors.engine.request import FinishReason
 from actors.status import ClusterStats
 from cluster.client import GenerationClient
 from cluster.config import LimitsConfig
+from serve_app.admission import Admission
+from serve_app.chat_template import ChatTemplate
 from serve_app.choices import Choice, ChoiceDelta, merge, run_choice
-from serve_app.detached import spawn
-from serve_app.errors import ApiError, not_ready
+from serve_app.cluster_view import STALE_SECONDS, Capacity, ClusterView, ModelCard
+from serve_app.errors import ApiError
 from serve_app.metrics import Metrics
 from serve_app.text import TextStream
 from serve_app.tokenizer import Tokenizer
 
-STATS_SECONDS = 1.0
 MAX_NUM_INLINE_CHARS = 16_384
-
-
-class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
-    """The served model as a request must know it."""
-
-    name: str
-    max_model_len: int
-    vocab_size: int
+END_SLACK = 5.0  # seconds behind its deadline at which a target ends a sequence that nobody has taken back
 
 
 class Gateway:
@@ -39,6 +34,11 @@ class Gateway:
     Args:
         name: the model name that clients ask for; also the pool that requests go to.
         defaults: the model's generation defaults.
+        capacity: sequences that the cluster takes.
+        chat_template: the model's, None where it has none.
+
+    Attributes:
+        admission: what this replica has in hand.
     """
 
     def __init__(
@@ -49,71 +49,73 @@ class Gateway:
         name: str,
         limits: LimitsConfig,
         defaults: Mapping[str, Any],
+        capacity: Capacity | None = None,
+        chat_template: ChatTemplate | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.name = name
         self.limits = limits
         self.defaults = dict(defaults)
         self.tokenizer = tokenizer
+        self.chat_template = chat_template
         self.metrics = Metrics(name)
         self.created = int(time.time())
+        self.admission = Admission(limits.max_num_requests, lambda: self._view.room())
+        self._view = ClusterView(
+            client,
+            name,
+            capacity or Capacity(),
+            limits.max_num_prompt_tokens,
+            lambda: self.admission.num_sequences,
+            clock,
+        )
         self._client = client
         self._clock = clock
-        self._stats: ClusterStats | None = None
-        self._stats_time = 0.0
+
+    def with_timeout(self, seconds: float) -> "Gateway":
+        """The same gateway for a request that ends after ``seconds``, or with the server's limit if that is sooner."""
+        own = copy.copy(self)
+        own.limits = msgspec.structs.replace(self.limits, request_timeout=min(seconds, self.limits.request_timeout))
+        return own
 
     async def stats(self, max_age: float = 0.0) -> ClusterStats:
         """The cluster's state, at most ``max_age`` seconds old. Raises ApiError 503 where no router answers."""
-        now = self._clock()
-        if self._stats is None or now - self._stats_time >= max_age:
-            try:
-                self._stats = await asyncio.shield(spawn(self._client.stats()))
-            except Exception as error:
-                raise not_ready() from error
-            self._stats_time = now
-        return self._stats
+        return await self._view.stats(max_age)
 
-    async def card(self, model: str | None = None) -> ModelCard:
+    async def card(self, model: str | None = None, max_age: float = STALE_SECONDS) -> ModelCard:
         """The served model. Raises RequestError for another model's name, ApiError 503 where no target is ready."""
         if model is not None and model != self.name:
             raise RequestError(f"model: {model!r} is not served here, only {self.name!r}", field="model")
-        card = self._card(await self.stats(STATS_SECONDS)) or self._card(await self.stats())
-        if card is None:
-            raise not_ready()
-        return card
+        return await self._view.card(max_age)
 
-    def _card(self, stats: ClusterStats) -> ModelCard | None:
-        """The bounds that hold on every target that lives, None where none does."""
-        infos = [worker.info for worker in stats.workers if worker.is_alive and worker.info.role == "target"]
-        infos = [info for info in infos if info.pool == self.name]
-        if not infos:
-            return None
-        return ModelCard(
-            name=self.name,
-            max_model_len=min(info.max_model_len for info in infos),
-            vocab_size=min(info.vocab_size for info in infos),
-        )
-
-    async def encode(self, text: str) -> list[int]:
+    async def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """Tokenize a prompt, a long one beside the event loop."""
         if len(text) <= MAX_NUM_INLINE_CHARS:
-            return self.tokenizer.encode(text)
-        return await asyncio.to_thread(self.tokenizer.encode, text)
+            return self.tokenizer.encode(text, add_special_tokens=add_special_tokens)
+        return await asyncio.to_thread(self.tokenizer.encode, text, add_special_tokens=add_special_tokens)
 
     async def run(self, choices: Sequence[Choice]) -> AsyncGenerator[ChoiceDelta, None]:
-        """Run sequences together; closing the generator takes all of them back. Measures as it goes."""
+        """Run sequences together; closing the generator takes all of them back. Measures as it goes.
+
+        Raises OverloadedError where the cluster has no room for all of them.
+        """
         begin = self._clock()
         last: dict[int, float] = {}
-        streams = [run_choice(self._client, self.name, choice, self._text(choice)) for choice in choices]
+        timeout = self.limits.request_timeout
         unfinished = {choice.index for choice in choices}
         outcome = FinishReason.ABORT
         try:
-            async with aclosing(merge(streams, self.limits.request_timeout)) as deltas:
-                async for delta in deltas:
-                    self._measure(delta, begin, last)
-                    if delta.finish_reason is not None:
-                        unfinished.discard(delta.index)
-                    yield delta
+            with self.admission.sequences(len(choices)):
+                streams = [
+                    run_choice(self._client, self.name, _ending(choice, timeout + END_SLACK), self._text(choice))
+                    for choice in choices
+                ]
+                async with aclosing(merge(streams, timeout)) as deltas:
+                    async for delta in deltas:
+                        self._measure(delta, begin, last)
+                        if delta.finish_reason is not None:
+                            unfinished.discard(delta.index)
+                        yield delta
             self.metrics.request_seconds.observe(self._clock() - begin)
         except Exception:
             outcome = FinishReason.ERROR
@@ -127,7 +129,7 @@ class Gateway:
         await self._client.close()
 
     def _text(self, choice: Choice) -> TextStream:
-        return TextStream(self.tokenizer, choice.request.prompt_token_ids, choice.stop_strings)
+        return TextStream(self.tokenizer, choice.request.prompt_token_ids, choice.rules)
 
     def _measure(self, delta: ChoiceDelta, begin: float, last: dict[int, float]) -> None:
         now = self._clock()
@@ -140,6 +142,14 @@ class Gateway:
             self.metrics.count_finished(delta.finish_reason.value)
 
 
+def _ending(choice: Choice, seconds: float) -> Choice:
+    """The choice with an end in its target's own hands, for the case that taking it back gets lost on the way."""
+    request = choice.request
+    max_time = min(seconds, request.params.max_time or seconds)
+    params = msgspec.structs.replace(request.params, max_time=max_time)
+    return msgspec.structs.replace(choice, request=msgspec.structs.replace(request, params=params))
+
+
 def new_id(prefix: str) -> str:
     """An id that is unique in the cluster."""
     return f"{prefix}-{uuid.uuid4().hex}"
@@ -149,12 +159,13 @@ def check_prompt(token_ids: Sequence[int], card: ModelCard, field: str = "prompt
     """The prompt as a request takes it. Raises RequestError: empty, over the context, or with unknown ids."""
     if not token_ids:
         raise RequestError(f"{field}: at least one token is needed, but it is empty", field=field, limit="1")
-    limit = card.max_model_len - 1
+    limit = card.max_num_prompt_tokens
     if len(token_ids) > limit:
+        is_context = limit == card.max_model_len - 1
+        why = f" (the context of {card.max_model_len} less one for the answer)" if is_context else ""
         raise ApiError(
             400,
-            f"{field}: {len(token_ids)} tokens, but the limit is {limit} "
-            f"(the context of {card.max_model_len} less one for the answer)",
+            f"{field}: {len(token_ids)} tokens, but the limit is {limit}{why}",
             param=field,
             code="context_length_exceeded",
         )

@@ -7,12 +7,14 @@ from typing import Any
 from msgspec import UNSET
 
 from actors.engine.errors import RequestError
-from serve_app.choices import Choice, ChoiceDelta, combine
-from serve_app.completions import Usage
+from serve_app.choices import Choice, ChoiceDelta, collect
 from serve_app.gateway import Gateway, new_id
 from serve_app.generations import PARAM_NAMES, GeneratedSequence, GenerateRequest, GenerateResponse
 from serve_app.prompts import Prompt, read_prompts
+from serve_app.response_format import check_form
 from serve_app.sampling import check_limit, draw_seed, plan
+from serve_app.text import TextRules
+from serve_app.usage import count_usage
 
 
 class GenerationJob:
@@ -42,6 +44,7 @@ class GenerationJob:
         else:
             prompts = await read_prompts(gateway, card, data.input_ids or (), "input_ids")
         overrides: dict[str, Any] = {name: getattr(data, name) for name in PARAM_NAMES & given}
+        await check_form(overrides.get("grammar"), "grammar")
         seed = overrides.pop("seed", None)
         seed = draw_seed() if seed is None else seed
         job_id = new_id("gen")
@@ -54,28 +57,20 @@ class GenerationJob:
             overrides=overrides,
             limits=gateway.limits,
             card=card,
+            rules=TextRules(include_stop=True),
         )
         return cls(gateway, prompts, list(choices), job_id, seed)
 
     async def answer(self) -> GenerateResponse:
         """Run to the end and return the whole answer."""
-        deltas: dict[int, list[ChoiceDelta]] = {index: [] for index in self._choices}
-        async with aclosing(self._gateway.run(list(self._choices.values()))) as stream:
-            async for delta in stream:
-                deltas[delta.index].append(delta)
-        sequences = [self._render(combine(parts)) for parts in deltas.values()]
-        num_prompt_tokens = sum(len(prompt.token_ids) for prompt in self._prompts)
-        num_new_tokens = sum(len(sequence.token_ids) for sequence in sequences)
+        runs = await collect(self._gateway.run(list(self._choices.values())))
+        sequences = [self._render(run) for run in runs]
         return GenerateResponse(
             id=self._id,
             model=self._gateway.name,
             seed=self._seed,
             sequences=sequences,
-            usage=Usage(
-                prompt_tokens=num_prompt_tokens,
-                completion_tokens=num_new_tokens,
-                total_tokens=num_prompt_tokens + num_new_tokens,
-            ),
+            usage=count_usage(self._prompts, sum(len(sequence.token_ids) for sequence in sequences)),
         )
 
     async def chunks(self) -> AsyncGenerator[GeneratedSequence, None]:
@@ -96,4 +91,5 @@ class GenerationJob:
             finish_reason=delta.finish_reason.value if delta.finish_reason else None,
             seed=params.seed if delta.finish_reason else UNSET,
             logprobs=delta.logprobs if params.logprobs is not None else UNSET,
+            prompt_logprobs=UNSET if delta.prompt_logprobs is None else delta.prompt_logprobs,
         )

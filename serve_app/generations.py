@@ -7,7 +7,8 @@ from msgspec import UNSET, Meta, UnsetType
 
 from actors.engine.params import MAX_INT, MAX_STOP_STRINGS, GenerationParams, TokenId
 from actors.engine.request import TokenLogprobs
-from serve_app.completions import StopString, Usage
+from serve_app.sampling_fields import StopString
+from serve_app.usage import Usage
 
 PARAM_NAMES = frozenset(GenerationParams.__struct_fields__) | {"max_length"}
 
@@ -38,6 +39,7 @@ class GeneratedSequence(msgspec.Struct, frozen=True, kw_only=True):
         segments: (text, whether a drafted token wrote it), in order, the whole of ``text``.
         seed: reproduces this sequence; in a stream it comes with the last chunk.
         logprobs: per token (its log-probability, [(id, log-probability) of the most probable ones]).
+        prompt_logprobs: the same for the prompt's tokens from the second on; in a stream with the first chunk.
     """
 
     index: int
@@ -49,6 +51,7 @@ class GeneratedSequence(msgspec.Struct, frozen=True, kw_only=True):
     finish_reason: str | None = None
     seed: int | UnsetType = UNSET
     logprobs: tuple[TokenLogprobs, ...] | UnsetType = UNSET
+    prompt_logprobs: tuple[TokenLogprobs, ...] | UnsetType = UNSET
 
 
 class GenerateResponse(msgspec.Struct, frozen=True, kw_only=True):

@@ -120,16 +120,17 @@ class _ClusterCollector(Collector):
         gauges: dict[str, tuple[str, Callable[[WorkerStatus], float]]] = {
             "num_requests_running": ("Sequences in the running batch.", lambda w: w.stats.num_running),
             "num_requests_waiting": ("Sequences that wait for room.", lambda w: w.stats.num_waiting),
-            "kv_cache_usage_perc": ("Share of KV blocks in use; 1 is all of them.", _kv_usage),
+            "kv_cache_usage_perc": ("Share of KV blocks in use; 1 is all of them.", lambda w: w.stats.kv_use),
+            "num_queued_tokens": ("Tokens that wait for a forward.", lambda w: w.stats.num_queued_tokens),
         }
-        for name, (words, value) in gauges.items():
-            family = GaugeMetricFamily(f"{PREFIX}{name}", words, labels=["model_name", "engine", "role"])
-            for worker in workers:
-                family.add_metric([self._model_name, worker.info.worker_id, worker.info.role], value(worker))
-            yield family
-
-
-def _kv_usage(worker: WorkerStatus) -> float:
-    """Share of a worker's KV blocks that hold something."""
-    stats = worker.stats
-    return 1.0 - stats.num_free_blocks / stats.num_blocks if stats.num_blocks else 0.0
+        counters: dict[str, tuple[str, Callable[[WorkerStatus], float]]] = {
+            "step_seconds": ("Seconds that steps have taken.", lambda w: w.stats.step_time),
+            "draft_wait_seconds": ("Seconds in which a target stood still for drafts.", lambda w: w.draft_wait_time),
+        }
+        labels = ["model_name", "engine", "role"]
+        for family_class, metrics in ((GaugeMetricFamily, gauges), (CounterMetricFamily, counters)):
+            for name, (words, value) in metrics.items():
+                family = family_class(f"{PREFIX}{name}", words, labels=labels)
+                for worker in workers:
+                    family.add_metric([self._model_name, worker.info.worker_id, worker.info.role], value(worker))
+                yield family

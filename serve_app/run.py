@@ -18,7 +18,9 @@ import msgspec
 
 from actors.engine.catalog import find_checkpoint
 from actors.engine.errors import ConfigError, SlipstreamError
+from actors.ray_environment import prepare_environment
 from cluster.config import ClusterConfig, PoolConfig
+from serve_app.keys import ONE_KEY, are_demanded
 from serve_app.progress import Progress
 
 APP_NAME = "slipstream"
@@ -116,7 +118,8 @@ def failure(message: str, details: list[str]) -> str:
 def curl_line(config: ClusterConfig, host: str, port: int) -> str:
     """A command that streams a first text."""
     body = f'{{"model": "{config.name}", "prompt": "It was a dark night", "max_tokens": 64, "stream": true}}'
-    return f"curl -N {url(host, port)}/v1/completions -H 'Content-Type: application/json' -d '{body}'"
+    key = f' -H "Authorization: Bearer ${ONE_KEY}"' if are_demanded(config.api_keys_file) else ""
+    return f"curl -N {url(host, port)}/v1/completions -H 'Content-Type: application/json'{key} -d '{body}'"
 
 
 def url(host: str, port: int) -> str:
@@ -133,7 +136,7 @@ def _print_hello(config: ClusterConfig, host: str, port: int) -> None:
 @contextlib.contextmanager
 def _local_ray(config: ClusterConfig) -> Iterator[None]:
     """A Ray of our own for as long as the context lasts."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    prepare_environment()
     import ray
 
     # Ray starts its processes while this one imports Serve.
@@ -142,6 +145,7 @@ def _local_ray(config: ClusterConfig) -> Iterator[None]:
     ray.init(
         address="local",
         num_cpus=max(os.cpu_count() or 1, math.ceil(num_cpus)),
+        resources=config.custom_resources,
         object_store_memory=NUM_BYTES_OBJECT_STORE,
         include_dashboard=False,
         log_to_driver=False,

@@ -12,8 +12,12 @@ from actors.engine.request import Request
 from cluster.config import LimitsConfig
 from cluster.generation import resolve_params, sequence_seed
 from serve_app.choices import Choice
-from serve_app.gateway import ModelCard, check_ids
+from serve_app.cluster_view import ModelCard
+from serve_app.gateway import check_ids
 from serve_app.prompts import Prompt
+from serve_app.text import TextRules
+
+MAX_NUM_PROMPT_LOGPROBS = 2**20  # values that one request may ask for; they are all held until it is answered
 
 
 def draw_seed() -> int:
@@ -21,10 +25,21 @@ def draw_seed() -> int:
     return secrets.randbits(63)
 
 
+def read_seed(seed: int | None) -> int:
+    """A seed of OpenAI's API, which may be negative, as the engine's; one is drawn where there is none."""
+    return draw_seed() if seed is None else seed % 2**63
+
+
 def check_limit(field: str, value: int | None, limit: int) -> None:
     """Raises RequestError where more is asked for than this server gives."""
     if value is not None and value > limit:
         raise RequestError(f"{field}: {value} asked for, but the limit is {limit}", field=field, limit=str(limit))
+
+
+def check_count(field: str, count: int, limit: int, what: str) -> None:
+    """Raises RequestError where a list or a text is longer than this server takes."""
+    if count > limit:
+        raise RequestError(f"{field}: {count} {what}, but the limit is {limit}", field=field, limit=str(limit))
 
 
 def plan(
@@ -37,13 +52,25 @@ def plan(
     overrides: Mapping[str, Any],
     limits: LimitsConfig,
     card: ModelCard,
-    cut_strings: tuple[str, ...] = (),
+    rules: TextRules,
 ) -> Iterator[Choice]:
     """The sequences of a request, prompt by prompt; the same seed for the same place behind every prompt.
 
     Raises RequestError naming the field that is out of bounds. Counts beyond the context are cut to it, so that none
     travels that no engine could hold.
     """
+    count = len(prompts) * num_choices
+    if count > limits.max_num_sequences:
+        raise RequestError(
+            f"prompt: {len(prompts)} prompts with {num_choices} answers each are {count} sequences, "
+            f"but the limit of one request is {limits.max_num_sequences}",
+            field="prompt",
+            limit=str(limits.max_num_sequences),
+        )
+    num_top = overrides.get("prompt_logprobs")
+    if num_top is not None:
+        num_values = sum(len(prompt.token_ids) for prompt in prompts) * num_choices * (1 + num_top)
+        check_count("prompt", num_values, MAX_NUM_PROMPT_LOGPROBS, "log-probabilities of prompts' tokens")
     index = 0
     for prompt in prompts:
         num_prompt_tokens = len(prompt.token_ids)
@@ -53,13 +80,17 @@ def plan(
         for place in range(num_choices):
             own = msgspec.structs.replace(params, max_new_tokens=room, seed=sequence_seed(seed, place))
             request = Request(request_id=f"{prefix}-{index}", prompt_token_ids=prompt.token_ids, params=own)
-            yield Choice(index=index, request=request, stop_strings=cut_strings)
+            yield Choice(index=index, request=request, rules=rules)
             index += 1
 
 
 def check_params(params: GenerationParams, limits: LimitsConfig, card: ModelCard) -> None:
-    """Bounds that only this model and this server know: ids in the vocabulary, alternatives of logprobs."""
+    """Bounds that only this model and this server know: ids in the vocabulary, lengths of lists, logprobs."""
     check_limit("logprobs", params.logprobs, limits.max_logprobs)
+    check_limit("prompt_logprobs", params.prompt_logprobs, limits.max_logprobs)
+    check_count("stop", len(params.stop_strings), limits.max_num_stop_strings, "stop strings")
+    check_count("stop", max(map(len, params.stop_strings), default=0), limits.max_stop_string_chars, "characters")
+    check_count("logit_bias", len(params.logit_bias or ()), limits.max_num_logit_biases, "entries")
     bias = params.sequence_bias or ()
     ids: dict[str, Sequence[int]] = {
         "eos_token_id": params.eos_token_id,
@@ -73,4 +104,5 @@ def check_params(params: GenerationParams, limits: LimitsConfig, card: ModelCard
     if params.forced_bos_token_id is not None:
         ids["forced_bos_token_id"] = (params.forced_bos_token_id,)
     for field, values in ids.items():
+        check_count(field, len(values), limits.max_num_listed_ids, "token ids")
         check_ids(values, card, field)

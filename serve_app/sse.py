@@ -79,13 +79,33 @@ async def _next(chunks: Chunks) -> msgspec.Struct:
 
 
 async def _encode(first: msgspec.Struct, rest: Chunks) -> AsyncGenerator[bytes, None]:
+    """Events as bytes, the first one at once; those that are ready together leave together."""
     yield _event(first)
+    ready: list[bytes] = []
+    arrived = asyncio.Event()
+
+    async def gather() -> None:
+        # Runs on for as long as there are chunks; it stops to wait, and so lets them be sent, when there are none.
+        try:
+            async for chunk in rest:
+                ready.append(_event(chunk))
+                arrived.set()
+        except Exception as error:
+            ready.append(_event(from_exception(error).body))
+        ready.append(DONE)
+        arrived.set()
+
+    task = asyncio.ensure_future(gather())
     try:
-        async for chunk in rest:
-            yield _event(chunk)
-    except Exception as error:
-        yield _event(from_exception(error).body)
-    yield DONE
+        while not task.done() or ready:
+            await arrived.wait()
+            arrived.clear()
+            events = b"".join(ready)
+            ready.clear()
+            yield events
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
 
 def _event(chunk: msgspec.Struct) -> bytes:

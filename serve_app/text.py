@@ -1,62 +1,42 @@
-"""Token ids to text, a token at a time: whole characters only, cut at stop strings, each piece with its origin."""
+"""The text of a sequence as it grows: cut at stop strings, each piece with its origin."""
 
 from collections.abc import Iterable, Sequence
 
-from serve_app.tokenizer import Tokenizer
+import msgspec
 
-NUM_CONTEXT_TOKENS = 6
-MAX_NUM_PENDING_TOKENS = 16
-_INCOMPLETE = "\N{REPLACEMENT CHARACTER}"
+from cluster.detokenizer import Detokenizer
+from serve_app.tokenizer import Tokenizer
 
 Segment = tuple[str, bool]
 """A piece of text, and whether a drafted token wrote it."""
 
 
-class TextDecoder:
-    """Detokenizes one sequence incrementally.
+class TextRules(msgspec.Struct, frozen=True, kw_only=True):
+    """How the tokens of an answer become its text.
 
-    How a token reads can depend on its neighbours (a leading space, a character spread over byte tokens). So a window
-    is decoded: tokens whose text is out already as context, then those that are pending. What comes out is the text
-    that the pending ones add; while it ends in an incomplete character they stay pending.
+    Attributes:
+        stop_strings: the text is cut before the first of these.
+        include_stop: keep what ended the text, be it a stop string or a token.
+        skip_special_tokens: special tokens make no text.
     """
 
-    def __init__(self, tokenizer: Tokenizer, prompt_token_ids: Sequence[int] = ()) -> None:
-        self._tokenizer = tokenizer
-        self._window = list(prompt_token_ids[-NUM_CONTEXT_TOKENS:])
-        self._num_context = len(self._window)
-        self._context = self._decode(self._window)
+    stop_strings: tuple[str, ...] = ()
+    include_stop: bool = False
+    skip_special_tokens: bool = True
 
-    def push(self, token_id: int) -> str:
-        """Add a token; return the text that is complete now, possibly none."""
-        self._window.append(token_id)
-        text = self._decode(self._window)
-        num_pending = len(self._window) - self._num_context
-        is_complete = len(text) > len(self._context) and not text.endswith(_INCOMPLETE)
-        return self._emit(text) if is_complete or num_pending >= MAX_NUM_PENDING_TOKENS else ""
 
-    def flush(self) -> str:
-        """The rest, at the end of the sequence; an incomplete character reads as U+FFFD."""
-        return self._emit(self._decode(self._window)) if len(self._window) > self._num_context else ""
-
-    def _emit(self, text: str) -> str:
-        new = text[len(self._context) :]
-        self._window = self._window[self._num_context :]
-        self._num_context = len(self._window)
-        self._context = self._decode(self._window)
-        return new
-
-    def _decode(self, token_ids: Sequence[int]) -> str:
-        return self._tokenizer.decode(token_ids, skip_special_tokens=True)
+PLAIN = TextRules()
 
 
 class StopFilter:
-    """Cuts text before the first stop string, also where that spans several pieces.
+    """Cuts text before the first stop string (or behind it), also where that spans several pieces.
 
     Holds back no more than could be the beginning of a stop string. ``is_stopped`` says that one was found.
     """
 
-    def __init__(self, stop_strings: Iterable[str]) -> None:
+    def __init__(self, stop_strings: Iterable[str], *, include_stop: bool = False) -> None:
         self._stop_strings = tuple(stop_strings)
+        self._include_stop = include_stop
         self._held: list[Segment] = []
         self.is_stopped = False
 
@@ -64,12 +44,15 @@ class StopFilter:
         """Add a piece; return what is certain to lie before any stop string."""
         if self.is_stopped or not text:
             return []
+        if not self._stop_strings:
+            return [(text, is_accepted)]
         self._held.append((text, is_accepted))
         joined = "".join(piece for piece, _ in self._held)
-        found = [index for stop in self._stop_strings if (index := joined.find(stop)) >= 0]
+        found = [(index, len(stop)) for stop in self._stop_strings if (index := joined.find(stop)) >= 0]
         if found:
             self.is_stopped = True
-            return self._take(min(found))
+            index, length = min(found)
+            return self._take(index + length if self._include_stop else index)
         return self._take(len(joined) - self._num_held(joined))
 
     def flush(self) -> list[Segment]:
@@ -96,31 +79,42 @@ class StopFilter:
 
 
 class TextStream:
-    """The text of one sequence as it grows: a decoder and, behind it, the stop strings."""
+    """The text of one sequence as it grows: a detokenizer and, behind it, the stop strings.
 
-    def __init__(
-        self, tokenizer: Tokenizer, prompt_token_ids: Sequence[int] = (), stop_strings: Iterable[str] = ()
-    ) -> None:
-        self._decoder = TextDecoder(tokenizer, prompt_token_ids)
-        self._filter = StopFilter(stop_strings)
+    Attributes:
+        offsets: for each token so far, the length of the text that was complete before it.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, prompt_token_ids: Sequence[int] = (), rules: TextRules = PLAIN) -> None:
+        self._detokenizer = Detokenizer(
+            lambda ids: tokenizer.decode(ids, skip_special_tokens=rules.skip_special_tokens), prompt_token_ids
+        )
+        self._filter = StopFilter(rules.stop_strings, include_stop=rules.include_stop)
         self._is_accepted = False
+        self.offsets: list[int] = []
 
     @property
     def is_stopped(self) -> bool:
         """Whether a stop string was found; no text follows."""
         return self._filter.is_stopped
 
-    def push(self, token_ids: Sequence[int], num_accepted: int = 0) -> list[Segment]:
-        """Add a step's tokens, the first ``num_accepted`` of them drafted; return the text that they complete."""
+    def push(self, token_ids: Sequence[int], num_accepted: int = 0, *, is_last_hidden: bool = False) -> list[Segment]:
+        """Add a step's tokens, the first ``num_accepted`` of them drafted; return the text that they complete.
+
+        ``is_last_hidden``: the last one ends the sequence and makes no text.
+        """
         segments: list[Segment] = []
         for index, token_id in enumerate(token_ids):
+            self.offsets.append(self._detokenizer.num_chars)
+            if is_last_hidden and index == len(token_ids) - 1:
+                break
             self._is_accepted = index < num_accepted
-            segments += self._filter.push(self._decoder.push(token_id), self._is_accepted)
+            segments += self._filter.push(self._detokenizer.push(token_id), self._is_accepted)
         return join(segments)
 
     def finish(self) -> list[Segment]:
         """The rest of the text, at the end of the sequence."""
-        segments = self._filter.push(self._decoder.flush(), self._is_accepted)
+        segments = self._filter.push(self._detokenizer.flush(), self._is_accepted)
         return join(segments + self._filter.flush())
 
 

@@ -6,11 +6,13 @@ from collections.abc import Iterator
 import pytest
 
 from actors.config import NAMESPACE
+from actors.ray_environment import prepare_environment
 
 
 @pytest.fixture(scope="session")
 def local_ray() -> Iterator[None]:
     """A Ray of this run's own, with CPUs to promise but none to spare."""
+    prepare_environment()
     import ray
 
     ray.init(

@@ -133,6 +133,12 @@ class BlockPool:
             table.append(block)
         return len(table.ids)
 
+    def share(self, source: BlockTable, table: BlockTable, num_blocks: int) -> None:
+        """Let an empty ``table`` begin with the first blocks of ``source``. They must be full."""
+        for block in source.ids[:num_blocks]:
+            self._refs[block] += 1
+            table.append(block)
+
     def publish(self, table: BlockTable, index: int, digest: Digest) -> None:
         """Make the content of a full, final block known, so that others may begin with it."""
         block = table.ids[index]

@@ -4,9 +4,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedConfig, PreTrainedModel
+from transformers import BitsAndBytesConfig, PreTrainedConfig, PreTrainedModel
 from transformers.quantizers.base import HfQuantizer
 
+from actors.engine.auto_model import auto_class
 from actors.engine.errors import ConfigError
 from actors.engine.quantization import check_stored_shapes, keep_unfit_layers, make_quantizer
 
@@ -104,13 +105,13 @@ def _empty_model(name: str, config: PreTrainedConfig, dtype: torch.dtype, attent
     extra: dict[str, Any] = {} if attention is None else {"attn_implementation": attention}
     try:
         with torch.device("meta"):
-            model: PreTrainedModel = AutoModelForCausalLM.from_config(
+            model: PreTrainedModel = auto_class(config).from_config(
                 config, dtype=dtype, trust_remote_code=False, **extra
             )
     except (ValueError, ImportError) as error:
         if attention is not None:
             raise ConfigError(f"model {name!r}: attn_implementation {attention!r}: {error}") from error
-        raise ConfigError(f"model {name!r}: {config.model_type} is not a causal language model: {error}") from error
+        raise ConfigError(f"model {name!r}: {config.model_type} is not a model that generates text: {error}") from error
     model.tie_weights()
     return model
 

@@ -10,20 +10,23 @@ from collections.abc import Sequence as Seq
 
 import torch
 
-from actors.engine.admission import check_request
 from actors.engine.blocks import BlockPool
 from actors.engine.config import EngineConfig
 from actors.engine.counters import Counters
+from actors.engine.deltas import asked_logprobs, drafted, failed
+from actors.engine.engine_stats import engine_stats
 from actors.engine.errors import OverloadedError, RequestError
+from actors.engine.grammar_queue import GrammarQueue
+from actors.engine.intake import Intake
 from actors.engine.loaded import LoadedModel
+from actors.engine.native_generation import NativeModel
+from actors.engine.prompt_logprobs import max_num_prompt_logits, take_prompt_logits
 from actors.engine.request import Delta, EngineStats, FinishReason, Request, TokenLogprobs
 from actors.engine.runner import build_runner
-from actors.engine.sampler import SamplerState, sample
+from actors.engine.sampler import sample
 from actors.engine.scheduler import Scheduled, Scheduler
 from actors.engine.sequence import Sequence, Status
-from actors.engine.stopping import StopState
-from actors.engine.validation import check_params
-from actors.engine.verify import accept, sample_rows
+from actors.engine.verify import accept, is_unsure, num_decided, sample_rows
 
 logger = logging.getLogger(__name__)
 
@@ -39,25 +42,35 @@ class Engine:
     Attributes:
         max_model_len: longest sequence, prompt included, that is served.
         vocab_size: width of the logits.
+        num_step_tokens: tokens that the last step computed.
+        native: the same weights, as transformers' own ``generate`` runs them.
     """
 
     def __init__(
         self, loaded: LoadedModel, config: EngineConfig, *, clock: Callable[[], float] = time.monotonic
     ) -> None:
         num_blocks = config.num_blocks or loaded.num_blocks
-        self._loaded = loaded
         self._config = config
         self._clock = clock
         self._capacity = num_blocks * config.block_size
         contexts = (config.max_model_len, getattr(loaded.config, "max_position_embeddings", None))
         self.max_model_len = min([length for length in contexts if length] or [self._capacity])
         self.vocab_size = loaded.vocab_size
+        self.native = NativeModel(loaded.model, loaded.model.config._attn_implementation)
         self._runner = build_runner(loaded, config, num_blocks)
         self._pool = BlockPool(num_blocks, config.block_size, prefix_cache=config.prefix_cache)
-        self._scheduler = Scheduler(config, self._pool, is_chunkable=self._runner.is_chunkable)
+        self._scheduler = Scheduler(
+            config,
+            self._pool,
+            is_chunkable=self._runner.is_chunkable,
+            max_num_prompt_logits=max_num_prompt_logits(self.vocab_size),
+        )
+        self._intake = Intake(loaded, self.max_model_len, self._capacity, clock)
+        self._compiling = GrammarQueue()
         self._sequences: dict[str, Sequence] = {}
         self._ended: list[Delta] = []  # deltas of sequences that end without a forward
         self._counters = Counters()
+        self.num_step_tokens = 0
 
     def add(self, request: Request) -> None:
         """See :class:`TokenEngine`. Raises OverloadedError where the queue is full."""
@@ -68,16 +81,14 @@ class Engine:
                 f"the queue is full: {self._config.max_num_waiting} requests wait",
                 limit=str(self._config.max_num_waiting),
             )
-        sequence = self._begin(request, is_draft=False)
+        sequence = self._intake.begin(request, is_draft=False)
         self._counters.num_prompt_tokens += sequence.num_prompt_tokens
-        if request.emitted_token_ids:
-            reason = sequence.stopping.check(sequence.token_ids, sequence.num_tokens, self._clock())
-            if reason is not None:  # all was emitted already; only the end had not been told
-                start = sequence.num_emitted_tokens
-                self._ended.append(Delta(request_id=request.request_id, start=start, finish_reason=reason))
-                return
         self._sequences[request.request_id] = sequence
         self._scheduler.add(sequence)
+        if not sequence.is_compiled:
+            self._compiling.add(sequence)
+        elif request.emitted_token_ids:
+            self._end_if_told(sequence)
 
     def propose(self, request_id: str, start: int, token_ids: Seq[int]) -> None:
         """See :class:`TokenEngine`."""
@@ -108,17 +119,18 @@ class Engine:
         self._take_back(request_id)
         sequence = self._sequences.pop(request_id, None)
         if sequence is not None:
+            self._compiling.remove(sequence)
             self._scheduler.remove(sequence)
             self._forget_dropped()
 
     def open(self, request: Request) -> None:
         """See :class:`TokenEngine`."""
         self.abort(request.request_id)
-        sequence = self._begin(request, is_draft=True)
+        sequence = self._intake.begin(request, is_draft=True)
         self._sequences[request.request_id] = sequence
         self._scheduler.add(sequence)
 
-    def extend(self, request_id: str, start: int, token_ids: Seq[int], num_new_tokens: int) -> None:
+    def extend(self, request_id: str, start: int, token_ids: Seq[int], num_new_tokens: int, num_ahead: int = 0) -> None:
         """See :class:`TokenEngine`."""
         sequence = self._sequences[request_id]
         if not sequence.is_draft or start > sequence.num_final_tokens:
@@ -128,22 +140,55 @@ class Engine:
         num_common = next((i for i, (a, b) in enumerate(zip(before, after, strict=False)) if a != b), None)
         if num_common is None:
             num_common = min(len(before), len(after))
-        sequence.token_ids = after
+        # What it wrote itself stands while it agrees; ids that were once confirmed and are no longer are not its own.
+        if num_common < len(after) or len(after) < sequence.num_final_tokens:
+            sequence.token_ids = after
+            self._scheduler.rewind(sequence, min(num_common, len(after) - 1))
+            self._forget_dropped()
         sequence.num_final_tokens = len(after)
         self._take_back(request_id)
-        self._scheduler.rewind(sequence, min(num_common, len(after) - 1))
-        self._forget_dropped()
-        sequence.goal = min(len(after) + num_new_tokens, sequence.max_num_tokens, self.max_model_len, self._capacity)
-        if sequence.num_tokens < sequence.goal:
+        limit = min(sequence.max_num_tokens, self.max_model_len, self._capacity)
+        sequence.num_to_answer = min(len(after) + num_new_tokens, limit)
+        sequence.goal = min(len(after) + num_new_tokens + num_ahead, limit)
+        if num_ahead and self._runner.is_chunkable:
+            known = (sequence.second_choices or {}).items()
+            sequence.second_choices = {at: token for at, token in known if len(after) <= at < sequence.num_tokens}
+        if sequence.num_tokens < sequence.goal and not self._has_drafted_its_end(sequence):
             self._scheduler.wake(sequence)
         else:
             if sequence.status is not Status.PARKED:
                 self._scheduler.park(sequence)
-            self._ended.append(Delta(request_id=request_id, start=sequence.num_emitted_tokens))
+            self._ended.append(drafted(sequence))
+
+    def fork(self, request_id: str, fork_id: str, position: int, num_new_tokens: int) -> int | None:
+        """See :class:`TokenEngine`."""
+        source = self._sequences.get(request_id)
+        choice = source.second_choices.get(position) if source is not None and source.second_choices else None
+        if source is None or choice is None or source.grammar is not None:
+            return None
+        num_prompt = source.num_prompt_tokens
+        request = Request(
+            request_id=fork_id,
+            prompt_token_ids=tuple(source.token_ids[:num_prompt]),
+            params=source.params,
+            emitted_token_ids=(*source.token_ids[num_prompt:position], choice),
+        )
+        fork = Sequence(request, source.sampler, source.stopping, is_draft=True)
+        limit = min(fork.max_num_tokens, self.max_model_len, self._capacity)
+        if fork.num_tokens >= limit or fork.stopping.check(fork.token_ids, fork.num_tokens, self._clock()) is not None:
+            return None
+        fork.num_final_tokens = source.num_final_tokens
+        fork.num_to_answer = fork.num_tokens
+        fork.goal = min(fork.num_tokens + num_new_tokens, limit)
+        fork.second_choices = {}
+        self.abort(fork_id)
+        self._sequences[fork_id] = fork
+        self._scheduler.fork(source, fork)
+        return choice
 
     def has_work(self) -> bool:
         """See :class:`TokenEngine`."""
-        return bool(self._ended) or self._scheduler.has_work()
+        return bool(self._ended) or len(self._compiling) > 0 or self._scheduler.has_work()
 
     def num_unfinished(self) -> int:
         """See :class:`TokenEngine`."""
@@ -151,73 +196,66 @@ class Engine:
 
     def step(self) -> list[Delta]:
         """See :class:`TokenEngine`."""
+        self._take_compiled()
         started = time.perf_counter()
         if self._config.num_threads not in (None, torch.get_num_threads()):
             torch.set_num_threads(self._config.num_threads)  # it holds for the calling thread alone
         deltas, self._ended = self._ended, []
+        self.num_step_tokens = 0
         plan = self._scheduler.schedule()
         self._forget_dropped()
         if not plan:
             return deltas
-        plan, logits, failed = self._forward(plan)
-        deltas += failed
+        plan, logits, failures = self._forward(plan)
+        deltas += failures
         forwarded = time.perf_counter()
+        logits = take_prompt_logits(logits, plan)
         sampled = sample(logits, [row for item in plan for row in sample_rows(item)])
         row = 0
         for item in plan:
-            rows = range(row, row + item.span.num_logits)
+            rows = range(row, row + item.num_samples)
             # Rows behind a failing one may rest on a wrong draft; the sequence fails only if it comes to that row.
             sound = rows[: next((n for n, i in enumerate(rows) if i in sampled.errors), len(rows))]
             if rows and not sound:
                 deltas.append(self._fail(item.sequence, sampled.errors[row]))
             else:
+                if item.sequence.second_choices is not None and row in sampled.second_choices:
+                    item.sequence.second_choices[item.sequence.num_tokens] = sampled.second_choices[row]
                 delta = self._advance(item, [sampled.token_ids[i] for i in sound], [sampled.logprobs[i] for i in sound])
                 deltas += [delta] if delta is not None else []
-            row += item.span.num_logits
+            row += item.num_samples
         self._counters.num_steps += 1
-        self._counters.num_computed_tokens += sum(len(item.span.token_ids) for item in plan)
+        self.num_step_tokens = sum(len(item.span.token_ids) for item in plan)
+        self._counters.num_computed_tokens += self.num_step_tokens
         self._counters.forward_time += forwarded - started
         self._counters.step_time += time.perf_counter() - started
         return deltas
 
     def stats(self) -> EngineStats:
         """See :class:`TokenEngine`."""
-        c = self._counters
-        return EngineStats(
-            num_running=self._scheduler.num_running,
-            num_waiting=self._scheduler.num_waiting,
-            num_parked=self._scheduler.num_parked,
-            num_blocks=self._pool.num_blocks,
-            num_free_blocks=self._pool.num_free,
-            num_steps=c.num_steps,
-            num_prompt_tokens=c.num_prompt_tokens,
-            num_generated_tokens=c.num_generated_tokens,
-            num_computed_tokens=c.num_computed_tokens,
-            num_prefix_hit_tokens=self._scheduler.num_prefix_hit_tokens,
-            num_preemptions=self._scheduler.num_preemptions,
-            num_drafts=c.num_drafts,
-            num_draft_tokens=c.num_draft_tokens,
-            num_accepted_tokens=c.num_accepted_tokens,
-            num_accepted_tokens_per_pos=tuple(c.accepted_per_position),
-            step_time=c.step_time,
-            forward_time=c.forward_time,
-        )
+        return engine_stats(self._counters, self._scheduler, self._pool)
 
     def check_integrity(self) -> None:
         """Raise AssertionError unless sequences, queues and blocks agree."""
         self._scheduler.check_integrity()
         assert {s.request_id for s in self._scheduler.sequences()} == set(self._sequences), "a sequence is lost"
 
-    def _begin(self, request: Request, *, is_draft: bool) -> Sequence:
-        """Check a request and make its sequence."""
-        params = request.params
-        check_params(params, self.vocab_size, has_tokenizer=self._loaded.tokenizer is not None)
-        check_request(request, vocab_size=self.vocab_size, max_model_len=self.max_model_len, capacity=self._capacity)
-        stopping = StopState.build(
-            params, len(request.prompt_token_ids), self.max_model_len, self._loaded.tokenizer, started=self._clock()
-        )
-        sampler = SamplerState.build(params, len(request.prompt_token_ids), self._loaded, request.prompt_token_ids)
-        return Sequence(request, sampler, stopping, is_draft=is_draft)
+    def _take_compiled(self) -> None:
+        """Let sequences run whose grammar has been compiled, and end those whose grammar cannot be."""
+        for sequence in self._compiling.take(is_idle=not self._ended and not self._scheduler.has_work()):
+            fault = sequence.grammar.grammar.fault() if sequence.grammar is not None else None
+            if fault is not None:
+                self._ended.append(self._fail(sequence, str(fault)))
+            elif sequence.num_emitted_tokens:
+                self._end_if_told(sequence)
+
+    def _end_if_told(self, sequence: Sequence) -> None:
+        """End a continued sequence of which all was emitted already, so that only its end had not been told."""
+        reason = sequence.stopping.check(sequence.token_ids, sequence.num_tokens, self._clock())
+        if reason is not None:
+            self._end(sequence)
+            start = sequence.num_emitted_tokens
+            self._ended.append(Delta(request_id=sequence.request_id, start=start, finish_reason=reason))
 
     def _forward(self, plan: list[Scheduled]) -> tuple[list[Scheduled], torch.Tensor, list[Delta]]:
         """Logits of the plan; where the whole fails, each part alone, so that one sequence's failure is its own."""
@@ -225,29 +263,30 @@ class Engine:
             return plan, self._runner.forward([item.span for item in plan]), []
         except Exception:
             logger.exception("a forward over %d sequences failed; running them one by one", len(plan))
-        survivors, logits, failed = [], [torch.empty(0, self.vocab_size)], []
+        survivors, logits, failures = [], [torch.empty(0, self.vocab_size)], []
         for item in plan:
             try:
                 logits.append(self._runner.forward([item.span]).to("cpu", torch.float32))
                 survivors.append(item)
             except Exception as error:
-                failed.append(self._fail(item.sequence, f"{type(error).__name__}: {error}"))
-        return survivors, torch.cat(logits), failed
+                failures.append(self._fail(item.sequence, f"{type(error).__name__}: {error}"))
+        return survivors, torch.cat(logits), failures
 
     def _advance(self, item: Scheduled, token_ids: list[int], logprobs: list[TokenLogprobs | None]) -> Delta | None:
         """Append what was sampled for one sequence, up to the first drafted token that differs or the end."""
         sequence, span = item.sequence, item.span
-        if span.num_logits == 0:
+        if item.num_samples == 0:
             sequence.num_computed_tokens = span.end
             self._scheduler.publish(sequence)
             return None
-        first, num_drafted = sequence.num_tokens, len(sequence.drafts)
+        first, num_drafts = sequence.num_tokens, len(sequence.drafts)
         num_accepted, reason = accept(sequence, token_ids, self._clock())
         sequence.num_computed_tokens = min(first + num_accepted, sequence.num_tokens - 1)
         num_new = sequence.num_tokens - first
+        num_drafted = num_decided(num_drafts, num_accepted, num_new)
         self._counters.num_generated_tokens += num_new
         if sequence.is_draft:
-            return self._park_at_goal(sequence, reason)
+            return self._park_at_goal(sequence, is_over=reason is not None or is_unsure(sequence.params, logprobs))
         sequence.num_final_tokens = sequence.num_tokens
         self._scheduler.publish(sequence)
         self._counters.count_check(num_drafted, num_accepted)
@@ -259,21 +298,24 @@ class Engine:
             token_ids=tuple(sequence.token_ids[first:]),
             num_drafted=num_drafted,
             num_accepted=num_accepted,
-            logprobs=_asked(logprobs[:num_new]),
+            logprobs=asked_logprobs(logprobs[:num_new]),
+            prompt_logprobs=sequence.take_prompt_logprobs(),
             finish_reason=reason,
         )
 
-    def _park_at_goal(self, sequence: Sequence, reason: FinishReason | None) -> Delta | None:
+    def _park_at_goal(self, sequence: Sequence, *, is_over: bool) -> Delta | None:
         self._scheduler.publish(sequence)
         assert sequence.goal is not None
-        if sequence.num_tokens < sequence.goal and reason is None:
+        if sequence.num_tokens >= sequence.goal or is_over:
+            self._scheduler.park(sequence)
+        elif sequence.num_tokens < sequence.num_to_answer:
             return None
-        self._scheduler.park(sequence)
-        return Delta(
-            request_id=sequence.request_id,
-            start=sequence.num_final_tokens - sequence.num_prompt_tokens,
-            token_ids=tuple(sequence.token_ids[sequence.num_final_tokens :]),
-        )
+        return drafted(sequence)
+
+    def _has_drafted_its_end(self, sequence: Sequence) -> bool:
+        """Whether what a draft sequence wrote behind the confirmed ids ends it."""
+        is_ahead = sequence.num_tokens > sequence.num_final_tokens
+        return is_ahead and sequence.stopping.check(sequence.token_ids, sequence.num_tokens, self._clock()) is not None
 
     def _end(self, sequence: Sequence) -> None:
         del self._sequences[sequence.request_id]
@@ -282,12 +324,7 @@ class Engine:
 
     def _fail(self, sequence: Sequence, error: str) -> Delta:
         self._end(sequence)
-        return Delta(
-            request_id=sequence.request_id,
-            start=sequence.num_emitted_tokens,
-            finish_reason=FinishReason.ERROR,
-            error=error,
-        )
+        return failed(sequence, error)
 
     def _take_back(self, request_id: str) -> None:
         """Drop what was about to be said of a sequence."""
@@ -297,8 +334,3 @@ class Engine:
         for key in self._scheduler.dropped_keys:
             self._runner.forget(key)
         self._scheduler.dropped_keys.clear()
-
-
-def _asked(logprobs: list[TokenLogprobs | None]) -> tuple[TokenLogprobs, ...] | None:
-    given = tuple(entry for entry in logprobs if entry is not None)
-    return given or None

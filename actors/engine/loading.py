@@ -9,38 +9,27 @@ from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from safetensors import safe_open
 from transformers import (
     CONFIG_MAPPING,
     AutoConfig,
-    AutoModelForCausalLM,
     GenerationConfig,
     PreTrainedConfig,
     PreTrainedModel,
 )
 
-from actors.engine.blueprint import Blueprint, draw_blueprint
+from actors.engine.auto_model import auto_class
+from actors.engine.blueprint import Blueprint
 from actors.engine.catalog import Checkpoint, fetch_weights, find_checkpoint
-from actors.engine.config import DEVICE_MAPS, EngineConfig, ModelConfig
-from actors.engine.devices import OFFLOADED, Device, execution_devices, main_device, parse_device
+from actors.engine.config import EngineConfig, ModelConfig
+from actors.engine.devices import OFFLOADED, Device, execution_devices
 from actors.engine.errors import ConfigError, DoesNotFitError
+from actors.engine.load_plan import PAGED, plan_load
 from actors.engine.loaded import LoadedModel
-from actors.engine.memory import (
-    context_length,
-    free_memory,
-    kv_bytes_per_layer,
-    plan_blocks,
-    reserved_blocks,
-    usable_memory,
-)
-from actors.engine.placement import Placement, place
-from actors.engine.quantization import asked_quantization, check_devices, check_stored, override_compute_dtype
+from actors.engine.memory import free_memory
+from actors.engine.placement import Placement
 from actors.engine.tokenizer import check_vocabulary, load_tokenizer
 
 logger = logging.getLogger(__name__)
-
-PAGED = "paged"  # the engine's own attention, switched on by the engine itself
-_DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
 def load_model(
@@ -66,38 +55,23 @@ def load_model(
     model_config = read_model_config(checkpoint)
     tokenizer = load_tokenizer(config, checkpoint)
     generation_config = read_generation_config(checkpoint, model_config, config.generation)
-    dtype = choose_dtype(config, checkpoint, model_config)
-    usable = usable_memory(read_free_memory(), config.max_memory)
-    blueprint = _draw(config, checkpoint, model_config, dtype, usable)
+    plan = plan_load(config, engine, checkpoint, model_config, read_free_memory())
+    blueprint = plan.blueprint
     if tokenizer is not None:
         check_vocabulary(tokenizer, blueprint.num_embeddings)
-    text_config = model_config.get_text_config()
-    kv_bytes = kv_bytes_per_layer(text_config, dtype.itemsize)
-    context = context_length(text_config, engine)
-    placement = place(
-        blueprint,
-        config.device_map,
-        usable,
-        kv_bytes,
-        [blocks * engine.block_size for blocks in reserved_blocks(engine, context, sum(kv_bytes), usable)],
-        can_use_disk=config.offload_folder is not None,
-    )
-    _check_quantized_map(blueprint, placement)
-    num_blocks, note = plan_blocks(engine, context, placement.loads)
-    notes = [*blueprint.notes, *([note] if note else []), *_offload_notes(placement)]
     fetch_weights(checkpoint)
-    model = _materialize(config, checkpoint, model_config, dtype, blueprint, placement)
-    for text in notes:
+    model = _materialize(config, checkpoint, model_config, plan.dtype, blueprint, plan.placement)
+    for text in plan.notes:
         logger.warning("%s: %s", config.model, text)
     return LoadedModel(
         model=model,
         tokenizer=tokenizer,
         generation_config=generation_config,
-        num_blocks=num_blocks,
+        num_blocks=plan.num_blocks,
         weight_bytes=sum(blueprint.sizes.values()),
-        kv_bytes_per_token=sum(kv_bytes),
+        kv_bytes_per_token=plan.kv_bytes_per_token,
         layer_devices=execution_devices(model, blueprint.layers),
-        notes=tuple(notes),
+        notes=plan.notes,
     )
 
 
@@ -116,8 +90,6 @@ def read_model_config(checkpoint: Checkpoint) -> PreTrainedConfig:
         model_config: PreTrainedConfig = AutoConfig.from_pretrained(str(checkpoint.folder), trust_remote_code=False)
     except (OSError, ValueError, TypeError, KeyError, StrictDataclassError) as error:
         raise ConfigError(f"model {checkpoint.name!r}: config.json: {error}") from error
-    if getattr(model_config, "is_encoder_decoder", False):
-        raise ConfigError(f"model {checkpoint.name!r}: {model_type} is an encoder-decoder, not a causal language model")
     return model_config
 
 
@@ -136,66 +108,6 @@ def read_generation_config(
     if unknown:
         raise ConfigError(f"generation: GenerationConfig has no field {', '.join(sorted(unknown))}")
     return own
-
-
-def choose_dtype(config: ModelConfig, checkpoint: Checkpoint, model_config: PreTrainedConfig) -> torch.dtype:
-    """Return the dtype asked for, else the one config.json names, else the one weights on disk have, else float32."""
-    dtype: torch.dtype
-    if config.dtype != "auto":
-        dtype = getattr(torch, config.dtype)
-        return dtype
-    for candidate in (model_config, model_config.get_text_config()):
-        named = getattr(candidate, "dtype", None)
-        if named is not None:
-            dtype = getattr(torch, named) if isinstance(named, str) else named
-            return dtype
-    file = checkpoint.folder / checkpoint.weight_files()[0]
-    if file.is_file():
-        with safe_open(str(file), framework="pt") as weights:
-            kinds = [weights.get_slice(name).get_dtype() for name in weights.keys()]  # noqa: SIM118 - not a mapping
-        return next((_DTYPES[kind] for kind in kinds if kind in _DTYPES), torch.float32)
-    return torch.float32
-
-
-def _draw(
-    config: ModelConfig,
-    checkpoint: Checkpoint,
-    model_config: PreTrainedConfig,
-    dtype: torch.dtype,
-    usable: Mapping[Device, int],
-) -> Blueprint:
-    asked = asked_quantization(config, dtype)
-    check_stored(config.model, checkpoint.read_config().get("quantization_config"), asked)
-    override_compute_dtype(getattr(model_config, "quantization_config", None), config)
-    attention = None if config.attn_implementation == PAGED else config.attn_implementation
-    return draw_blueprint(
-        config.model,
-        model_config,
-        dtype,
-        asked,
-        is_cpu_only=_is_cpu_only(config.device_map, usable),
-        attn_implementation=attention,
-    )
-
-
-def _is_cpu_only(device_map: str | Mapping[str, int | str], usable: Mapping[Device, int]) -> bool:
-    if isinstance(device_map, str) and device_map in DEVICE_MAPS:
-        return all(device in OFFLOADED or size == 0 for device, size in usable.items())
-    values = device_map.values() if isinstance(device_map, Mapping) else [device_map]
-    return all(parse_device(value) in OFFLOADED for value in values)
-
-
-def _check_quantized_map(blueprint: Blueprint, placement: Placement) -> None:
-    """Raise QuantizationError where quantized layers cannot go where they were placed."""
-    quantizer = blueprint.quantizer
-    if quantizer is not None:
-        check_devices(quantizer.quantization_config, placement.devices, is_stored=quantizer.pre_quantized)
-
-
-def _offload_notes(placement: Placement) -> list[str]:
-    main = main_device(placement.devices)
-    offloaded = sorted(str(device) for device in placement.devices if device in OFFLOADED and device != main)
-    return [f"layers on {' and '.join(offloaded)} are brought in for every step, which is slow"] if offloaded else []
 
 
 def _materialize(
@@ -217,7 +129,7 @@ def _materialize(
     if config.attn_implementation != PAGED:
         extra["attn_implementation"] = config.attn_implementation
     try:
-        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+        model: PreTrainedModel = auto_class(model_config).from_pretrained(
             str(checkpoint.folder),
             config=model_config,
             dtype=dtype,

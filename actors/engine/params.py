@@ -4,10 +4,12 @@ A frozen msgspec Struct, so that one definition validates HTTP bodies, travels b
 caller's side resolves defaults (model defaults under the request's own fields); the engine takes what it is given.
 """
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
+
+from actors.engine.grammar import Grammar
 
 MAX_STOP_STRINGS = 64
 MAX_TOP_LOGPROBS = 100
@@ -25,7 +27,11 @@ class GenerationParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
 
     ``presence_penalty``, ``frequency_penalty`` and ``logit_bias`` follow OpenAI's API; ``seed`` fixes all randomness;
     ``logprobs`` asks for the log-probabilities of emitted tokens and of that many alternatives (0: emitted ones only).
-    ``num_assistant_tokens`` pins the draft length; None leaves it to the cluster, 0 turns drafting off.
+    ``prompt_logprobs`` asks the same of the prompt's tokens, by the model's own distribution, before any processor.
+    ``grammar`` is what the text has to be (:mod:`actors.engine.grammar`).
+    ``num_assistant_tokens`` pins the draft length; None leaves it to the cluster, 0 turns drafting off. A pinned length
+    follows ``num_assistant_tokens_schedule``, and drafting pauses behind a token that the draft gave a probability below
+    ``assistant_confidence_threshold``.
     """
 
     max_new_tokens: PositiveInt = 20
@@ -64,5 +70,10 @@ class GenerationParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     remove_invalid_values: bool = False
     renormalize_logits: bool = False
 
+    grammar: Grammar | None = None
+
     logprobs: Annotated[int, Meta(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
+    prompt_logprobs: Annotated[int, Meta(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
     num_assistant_tokens: Annotated[int, Meta(ge=0, le=64)] | None = None
+    num_assistant_tokens_schedule: Literal["constant", "heuristic", "heuristic_transient"] = "constant"
+    assistant_confidence_threshold: Probability = 0.0

@@ -111,7 +111,7 @@ def _follow_map(blueprint: Blueprint, device_map: Mapping[str, int | str]) -> di
 
 
 def _units(blueprint: Blueprint, device_of: Callable[[str], Device]) -> Iterator[tuple[str, Device]]:
-    """Yield decoder layers that are on one device, and every other module that holds tensors itself."""
+    """Yield decoder layers that are on one device, every other module that holds tensors itself, and root tensors."""
     whole = set()
     tensors = [name for name, _ in (*blueprint.model.named_parameters(), *blueprint.model.named_buffers())]
     for layer in blueprint.layers.values():
@@ -123,8 +123,10 @@ def _units(blueprint: Blueprint, device_of: Callable[[str], Device]) -> Iterator
         if any(name == layer or name.startswith(f"{layer}.") for layer in whole):
             continue
         own = [key for key, _ in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False))]
-        if own:
-            yield name, device_of(f"{name}.{own[0]}" if name else own[0])
+        if own and name:
+            yield name, device_of(f"{name}.{own[0]}")
+        elif own:  # the root's name is empty and would stand for the whole model
+            yield from ((key, device_of(key)) for key in own)
 
 
 def _first_without_offloading(

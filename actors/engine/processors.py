@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, GenerationMixin, LogitsProcessor, LogitsProcessorList, PreTrainedModel
 
+from actors.engine.grammar_mask import GrammarMask
+from actors.engine.grammar_state import GrammarState
 from actors.engine.params import GenerationParams
 from actors.engine.warpers import add_to_tokens, penalize_emitted
 
@@ -119,9 +121,15 @@ def to_generation_config(params: GenerationParams, num_prompt_tokens: int) -> Ge
 
 
 def build_processors(
-    params: GenerationParams, prompt_ids: list[int], model: PreTrainedModel, device: torch.device
+    params: GenerationParams,
+    prompt_ids: list[int],
+    model: PreTrainedModel,
+    device: torch.device,
+    grammar: GrammarState | None = None,
 ) -> LogitsProcessorList:
     """All processors and warpers of one sequence, to be called with its whole prefix (1, n) and scores (1, vocab).
+
+    The mask of its ``grammar`` is the last processor: behind it come the warpers.
 
     Raises:
         ValueError, TypeError: transformers refuses a value.
@@ -134,6 +142,8 @@ def build_processors(
         ours.append(LogitBias(params.logit_bias))
     if params.presence_penalty or params.frequency_penalty:
         ours.append(PresenceFrequencyPenalty(params.presence_penalty, params.frequency_penalty, len(prompt_ids)))
+    if grammar is not None:
+        ours.append(GrammarMask(grammar))
     build: Callable[..., LogitsProcessorList] = GenerationMixin._get_logits_processor
     return build(
         model,

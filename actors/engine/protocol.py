@@ -11,7 +11,12 @@ class TokenEngine(Protocol):
 
     A *target* sequence (:meth:`add`) runs to its end. A *draft* sequence (:meth:`open`) runs only towards the goal that
     :meth:`extend` sets, then parks with its KV cache kept, so that the next ``extend`` computes only what is new.
+
+    Attributes:
+        num_step_tokens: tokens that the last step computed.
     """
+
+    num_step_tokens: int
 
     def add(self, request: Request) -> None:
         """Queue a request. Raises RequestError (duplicate id, over a limit, bad parameter); the engine is unchanged."""
@@ -35,18 +40,29 @@ class TokenEngine(Protocol):
     def open(self, request: Request) -> None:
         """Begin a draft sequence (prompt and emitted ids of the request), parked. An id that exists is replaced."""
 
-    def extend(self, request_id: str, start: int, token_ids: Sequence[int], num_new_tokens: int) -> None:
+    def extend(
+        self, request_id: str, start: int, token_ids: Sequence[int], num_new_tokens: int, num_ahead: int = 0
+    ) -> None:
         """Correct a draft sequence to ``[:start] + token_ids`` and set it running for ``num_new_tokens`` more.
 
-        Keeps what it computed of the common prefix. Raises KeyError for an unknown id or where ``start`` lies beyond
-        what is known of the sequence: the caller must be told from the start.
+        It then runs ahead for ``num_ahead`` tokens more. Keeps what it computed of the common prefix, and what it wrote
+        itself behind it where all of ``token_ids`` agrees. Raises KeyError for an unknown id or where ``start`` lies
+        beyond what is known of the sequence: the caller must be told from the start.
+        """
+
+    def fork(self, request_id: str, fork_id: str, position: int, num_new_tokens: int) -> int | None:
+        """Begin another draft sequence, ``fork_id``: the ids of one before ``position``, and its second choice there.
+
+        It runs for ``num_new_tokens`` behind that, with a delta in each step. Second choices are known of positions that
+        the sequence wrote itself since an ``extend`` with ``num_ahead``. Returns that choice, None where it was not begun.
         """
 
     def step(self) -> list[Delta]:
         """Run one forward over what is ready and return what came of it; an empty list if nothing was ready.
 
-        A target sequence yields a delta in each step that emits tokens. A draft sequence yields one delta, with all
-        its new tokens, in the step that reaches its goal (or an eos token, or the end of its context).
+        A target sequence yields a delta in each step that emits tokens. A draft sequence yields a delta, with all
+        tokens that are not confirmed, in the step that reaches its goal (or an eos token, or the end of its context),
+        and in each step that it runs ahead from there.
         A sequence that fails yields a delta with ``FinishReason.ERROR``; others are not touched.
         """
 

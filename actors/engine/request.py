@@ -34,10 +34,10 @@ class FinishReason(enum.Enum):
 
 
 class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True):
-    """Log-probabilities at one position, of the distribution after all processors.
+    """Log-probabilities at one position: of an emitted token after all processors, of a prompt's token before any.
 
     Attributes:
-        logprob: of the emitted token.
+        logprob: of the token that stands there.
         top: the most probable (token id, log-probability) pairs, best first.
     """
 
@@ -56,6 +56,8 @@ class Delta(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         num_drafted: draft tokens that this step checked.
         num_accepted: how many of token_ids, from the first on, were drafted; the rest are the target's own.
         logprobs: one entry a token where the request asked for them.
+        prompt_logprobs: one entry for every prompt token but the first, where the request asked for them; it comes with
+            the first emitted token.
         finish_reason: set in the last delta of a sequence.
         error: why, in words, where finish_reason is ERROR.
     """
@@ -66,16 +68,21 @@ class Delta(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     num_drafted: int = 0
     num_accepted: int = 0
     logprobs: tuple[TokenLogprobs, ...] | None = None
+    prompt_logprobs: tuple[TokenLogprobs, ...] | None = None
     finish_reason: FinishReason | None = None
     error: str = ""
 
 
 class EngineStats(msgspec.Struct, frozen=True, kw_only=True):
-    """Counters of one engine since it started, and gauges of this moment. Times in seconds."""
+    """Counters of one engine since it started, and gauges of this moment. Times in seconds.
+
+    ``num_queued_tokens`` is the tokens that are known but not computed yet: what waits for a forward.
+    """
 
     num_running: int = 0
     num_waiting: int = 0
     num_parked: int = 0
+    num_queued_tokens: int = 0
     num_blocks: int = 0
     num_free_blocks: int = 0
     num_steps: int = 0
@@ -90,3 +97,8 @@ class EngineStats(msgspec.Struct, frozen=True, kw_only=True):
     num_accepted_tokens_per_pos: tuple[int, ...] = ()
     step_time: float = 0.0
     forward_time: float = 0.0
+
+    @property
+    def kv_use(self) -> float:
+        """Share of KV blocks that sequences hold; 0 where there are none."""
+        return 1.0 - self.num_free_blocks / self.num_blocks if self.num_blocks else 0.0

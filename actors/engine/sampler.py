@@ -16,6 +16,8 @@ from torch import Tensor
 
 from actors.engine import warpers
 from actors.engine.choice import argmax, argmax_with_noise
+from actors.engine.grammar_mask import mask_scores
+from actors.engine.grammar_state import GrammarState
 from actors.engine.loaded import LoadedModel
 from actors.engine.logprobs import token_logprobs
 from actors.engine.params import GenerationParams
@@ -28,11 +30,12 @@ Processors = Callable[..., Tensor]
 
 
 class SamplerState:
-    """What the sampler knows of one sequence: never changed by sampling.
+    """What the sampler knows of one sequence: never changed by sampling, but for caches.
 
     Attributes:
         params: of the request.
         num_prompt_tokens: how many ids of a prefix are the prompt.
+        grammar: which tokens are legal behind a prefix; None where all are.
         is_plain: greedy and without any processor, so that the logits decide as they are.
         is_vectorized: whether all of its processors have a vectorized form.
         is_truncated: whether warpers may rule most tokens out before one is drawn.
@@ -43,13 +46,16 @@ class SamplerState:
         params: GenerationParams,
         num_prompt_tokens: int,
         build_list: Callable[[torch.device], Processors],
+        grammar: GrammarState | None = None,
     ) -> None:
         self.params = params
         self.num_prompt_tokens = num_prompt_tokens
+        self.grammar = grammar
         self.min_num_tokens = min_num_tokens(params, num_prompt_tokens) if params.eos_token_id else 0
         self.is_vectorized = not needs_list(params)
         self.is_plain = self.is_vectorized and not (
             params.do_sample
+            or grammar is not None
             or self.min_num_tokens
             or params.repetition_penalty not in (None, 1.0)
             or params.presence_penalty
@@ -57,14 +63,23 @@ class SamplerState:
             or params.logit_bias
         )
         self.is_truncated = params.do_sample and bool(
-            not self.is_vectorized or params.top_k or params.top_p not in (None, 1.0) or params.min_p is not None
+            not self.is_vectorized
+            or grammar is not None
+            or params.top_k
+            or params.top_p not in (None, 1.0)
+            or params.min_p is not None
         )
         self._build = build_list
         self._lists: dict[torch.device, Processors] = {}
 
     @classmethod
     def build(
-        cls, params: GenerationParams, num_prompt_tokens: int, loaded: LoadedModel, prompt_ids: Sequence[int]
+        cls,
+        params: GenerationParams,
+        num_prompt_tokens: int,
+        loaded: LoadedModel,
+        prompt_ids: Sequence[int],
+        grammar: GrammarState | None = None,
     ) -> Self:
         """Prepare a sequence.
 
@@ -72,7 +87,12 @@ class SamplerState:
             RequestError: transformers refuses a parameter.
         """
         prompt = list(prompt_ids[:num_prompt_tokens])
-        state = cls(params, num_prompt_tokens, lambda device: build_processors(params, prompt, loaded.model, device))
+        state = cls(
+            params,
+            num_prompt_tokens,
+            lambda device: build_processors(params, prompt, loaded.model, device, grammar),
+            grammar,
+        )
         if not state.is_vectorized:
             try:
                 state.processors(torch.device("cpu"))
@@ -95,11 +115,13 @@ class SampleRow:
         state: of its sequence.
         prefix: ids of the sequence (prompt, emitted, then drafted ones); only read, and only up to ``num_prefix``.
         num_prefix: how many of them precede the token to be chosen, which is its absolute position.
+        is_ranked: whether to say also what would be chosen if the chosen token were ruled out.
     """
 
     state: SamplerState
     prefix: Sequence[int]
     num_prefix: int
+    is_ranked: bool = False
 
 
 @dataclass(frozen=True)
@@ -110,11 +132,13 @@ class Sampled:
         token_ids: the chosen tokens; without meaning for a row in ``errors``.
         logprobs: for rows whose parameters ask, None for others.
         errors: why a row could not be decided (its processor raised, its logits are no numbers), by row.
+        second_choices: for ranked rows, by row.
     """
 
     token_ids: list[int]
     logprobs: list[TokenLogprobs | None]
     errors: dict[int, str] = field(default_factory=dict)
+    second_choices: dict[int, int] = field(default_factory=dict)
 
 
 def sample(logits: Tensor, rows: Sequence[SampleRow]) -> Sampled:
@@ -131,14 +155,7 @@ def sample(logits: Tensor, rows: Sequence[SampleRow]) -> Sampled:
         return Sampled([], [])
     scores, errors = process(logits, rows)
     best = scores.amax(dim=-1)
-    sampled = [i for i, row in enumerate(rows) if row.state.params.do_sample and i not in errors]
-    if len(sampled) == len(rows):
-        chosen = _draw(scores, rows)
-    else:
-        chosen = argmax(scores)
-        if sampled:
-            indices = torch.tensor(sampled, device=scores.device)
-            chosen[indices] = _draw(scores[indices], [rows[i] for i in sampled])
+    chosen = _choose(scores, rows, errors)
     # One transfer for both: float64 holds every token id.
     token_ids, largest = torch.stack([chosen.to(torch.float64), best.to(torch.float64)]).tolist()
     token_ids = [int(token) for token in token_ids]
@@ -147,7 +164,35 @@ def sample(logits: Tensor, rows: Sequence[SampleRow]) -> Sampled:
             errors.setdefault(i, _describe(value))
     asked = {i: n for i, row in enumerate(rows) if (n := row.state.params.logprobs) is not None and i not in errors}
     logprobs = token_logprobs(scores, token_ids, asked)
-    return Sampled(token_ids, [logprobs.get(i) for i in range(len(rows))], errors)
+    return Sampled(
+        token_ids, [logprobs.get(i) for i in range(len(rows))], errors, _second_choices(scores, rows, chosen, errors)
+    )
+
+
+def _choose(scores: Tensor, rows: Sequence[SampleRow], errors: Mapping[int, str]) -> Tensor:
+    """The tokens of the largest score plus noise, (rows,) int64."""
+    sampled = [i for i, row in enumerate(rows) if row.state.params.do_sample and i not in errors]
+    if len(sampled) == len(rows):
+        return _draw(scores, rows)
+    chosen = argmax(scores)
+    if sampled:
+        indices = torch.tensor(sampled, device=scores.device)
+        chosen[indices] = _draw(scores[indices], [rows[i] for i in sampled])
+    return chosen
+
+
+def _second_choices(
+    scores: Tensor, rows: Sequence[SampleRow], chosen: Tensor, errors: Mapping[int, str]
+) -> dict[int, int]:
+    """What ranked rows would choose if their choice were ruled out, under the same noise."""
+    ranked = [i for i, row in enumerate(rows) if row.is_ranked and i not in errors]
+    if not ranked:
+        return {}
+    indices = torch.tensor(ranked, device=scores.device)
+    others = scores[indices].scatter(-1, chosen[indices].unsqueeze(-1), float("-inf"))
+    second = _choose(others, [rows[i] for i in ranked], {}).tolist()
+    exists = (others.amax(dim=-1) > float("-inf")).tolist()
+    return {i: int(token) for i, token, is_there in zip(ranked, second, exists, strict=True) if is_there}
 
 
 def process(logits: Tensor, rows: Sequence[SampleRow]) -> tuple[Tensor, dict[int, str]]:
@@ -159,7 +204,7 @@ def process(logits: Tensor, rows: Sequence[SampleRow]) -> tuple[Tensor, dict[int
     if all(row.state.is_plain for row in rows):
         return logits.to(torch.float32), errors
     scores = logits.to(torch.float32, copy=True)
-    _apply_vectorized(scores, rows)
+    errors |= _apply_vectorized(scores, rows)
     for i, row in enumerate(rows):
         if not row.state.is_vectorized:
             try:
@@ -175,8 +220,8 @@ def _process_one(scores: Tensor, row: SampleRow) -> Tensor:
     return row.state.processors(scores.device)(prefix, scores.unsqueeze(0)).squeeze(0)
 
 
-def _apply_vectorized(scores: Tensor, rows: Sequence[SampleRow]) -> None:
-    """Processors and warpers of all rows with a vectorized form, in transformers' order."""
+def _apply_vectorized(scores: Tensor, rows: Sequence[SampleRow]) -> dict[int, str]:
+    """Processors and warpers of all rows with a vectorized form, in transformers' order; why a row has no mask."""
     mine = [(i, row, row.state.params) for i, row in enumerate(rows) if row.state.is_vectorized]
     repeated = {
         i: (row.prefix[: row.num_prefix], p.repetition_penalty)
@@ -188,11 +233,14 @@ def _apply_vectorized(scores: Tensor, rows: Sequence[SampleRow]) -> None:
     _apply(warpers.ban_tokens, scores, early)
     _apply(warpers.add_to_tokens, scores, {i: p.logit_bias for i, _, p in mine if p.logit_bias})
     _apply(warpers.penalize_emitted, scores, {i: _emitted(row) for i, row, p in mine if _is_penalized(p)})
+    held = {i: (g, row.prefix, row.num_prefix) for i, row, _ in mine if (g := row.state.grammar) is not None}
+    errors = mask_scores(scores, held) if held else {}
     drawn = [(i, p) for i, _, p in mine if p.do_sample]
     _apply(warpers.divide_by_temperature, scores, _given(drawn, "temperature", neutral=(None, 1.0)))
     _apply(warpers.keep_top_k, scores, _given(drawn, "top_k", neutral=(None, 0)))
     _apply(warpers.keep_top_p, scores, _given(drawn, "top_p", neutral=(None, 1.0)))
     _apply(warpers.keep_min_p, scores, _given(drawn, "min_p", neutral=(None,)))
+    return errors
 
 
 def _apply(warp: Callable[[Tensor, Any], None], scores: Tensor, by_row: Mapping[int, Any]) -> None:

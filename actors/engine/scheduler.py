@@ -18,19 +18,39 @@ MAX_HOME_TOKENS = 1024  # room kept behind a sequence, so that one with a distan
 
 @dataclass(frozen=True, slots=True)
 class Scheduled:
-    """A sequence and its part of the next forward."""
+    """A sequence and its part of the next forward.
+
+    Of its logits the first ``num_prompt_logits`` are for its prompt; the other ``num_samples`` are sampled from.
+    """
 
     sequence: Sequence
     span: Span
+    num_prompt_logits: int = 0
+
+    @property
+    def num_samples(self) -> int:
+        """Positions at which a token is chosen."""
+        return self.span.num_logits - self.num_prompt_logits
 
 
 class Scheduler:
-    """Queues, block tables and preemption. Owns no tensors."""
+    """Queues, block tables and preemption. Owns no tensors.
 
-    def __init__(self, config: EngineConfig, pool: BlockPool, *, is_chunkable: bool = True) -> None:
+    ``max_num_prompt_logits`` bounds the rows of logits that one forward computes for the log-probabilities of prompts.
+    """
+
+    def __init__(
+        self,
+        config: EngineConfig,
+        pool: BlockPool,
+        *,
+        is_chunkable: bool = True,
+        max_num_prompt_logits: int = 1024,
+    ) -> None:
         self._config = config
         self._pool = pool
         self._is_chunkable = is_chunkable
+        self._max_num_prompt_logits = max_num_prompt_logits
         self._waiting: deque[Sequence] = deque()
         self._running: list[Sequence] = []  # oldest first; the newest is preempted first
         self._parked: dict[str, Sequence] = {}  # least recently parked first; the first to lose its blocks
@@ -52,6 +72,11 @@ class Scheduler:
     def num_parked(self) -> int:
         """Draft sequences at their goal."""
         return len(self._parked)
+
+    @property
+    def num_queued_tokens(self) -> int:
+        """Tokens of running and waiting sequences that are known but not computed."""
+        return sum(s.num_tokens - s.num_computed_tokens for queue in (self._running, self._waiting) for s in queue)
 
     def sequences(self) -> Iterator[Sequence]:
         """All living sequences."""
@@ -85,30 +110,41 @@ class Scheduler:
         sequence.status = Status.WAITING
         self._waiting.append(sequence)
 
+    def fork(self, source: Sequence, sequence: Sequence) -> None:
+        """Let a new draft sequence, whose ids but the last are the first of ``source``, run from its full blocks on."""
+        num_blocks = min(source.num_computed_tokens, sequence.num_tokens - 1) // self._pool.block_size
+        self._pool.share(source.table, sequence.table, num_blocks)
+        sequence.num_computed_tokens = num_blocks * self._pool.block_size
+        sequence.digests = source.digests[:num_blocks]
+        self.add(sequence)
+        self.wake(sequence)
+
     def has_work(self) -> bool:
         """Whether a schedule would not be empty."""
-        return any(not s.is_held for s in self._running) or any(not s.is_held for s in self._waiting)
+        return any(s.can_run for s in self._running) or any(s.can_run for s in self._waiting)
 
     def schedule(self) -> list[Scheduled]:
         """Plan the next forward. Sequences later in the queue are preempted for earlier ones when blocks run out."""
         budget = self._config.max_num_batched_tokens
+        num_logits = self._max_num_prompt_logits
         num_preemptions = self.num_preemptions
         plan: list[Scheduled] = []
         for sequence in list(self._running):
             if budget == 0:
                 break
-            if sequence.is_held or sequence.status is not Status.RUNNING:  # preempted for an older one just now
+            if not sequence.can_run or sequence.status is not Status.RUNNING:  # preempted for an older one just now
                 continue
-            item = self._plan(sequence, budget, may_preempt=True)
+            item = self._plan(sequence, budget, num_logits, may_preempt=True)
             if item is not None:
                 plan.append(item)
                 budget -= len(item.span.token_ids)
-        for sequence in [s for s in self._waiting if not s.is_held]:
+                num_logits -= item.num_prompt_logits
+        for sequence in [s for s in self._waiting if s.can_run]:
             # Whoever was preempted just now would only be preempted again.
             if budget <= 0 or len(self._running) >= self._config.max_num_seqs or num_preemptions < self.num_preemptions:
                 break
             self._take_known_prefix(sequence)
-            item = self._plan(sequence, budget, may_preempt=False)
+            item = self._plan(sequence, budget, num_logits, may_preempt=False)
             if item is None:
                 self._drop_cache(sequence)
                 break
@@ -117,6 +153,7 @@ class Scheduler:
             self._running.append(sequence)
             plan.append(item)
             budget -= len(item.span.token_ids)
+            num_logits -= item.num_prompt_logits
         return [item for item in plan if item.sequence.status is Status.RUNNING]
 
     def publish(self, sequence: Sequence) -> None:
@@ -155,7 +192,12 @@ class Scheduler:
         assert all(not s.table.ids and not s.num_computed_tokens for s in self._waiting if not s.is_draft)
         self._pool.check_integrity(s.table for s in everyone)
 
-    def _plan(self, sequence: Sequence, budget: int, *, may_preempt: bool) -> Scheduled | None:
+    def _plan(self, sequence: Sequence, budget: int, num_logits: int, *, may_preempt: bool) -> Scheduled | None:
+        if sequence.prompt_logprobs is not None and self._is_chunkable:
+            num_without = max(0, len(sequence.prompt_logprobs) - sequence.num_computed_tokens)
+            budget = min(budget, num_without + num_logits)
+            if budget <= 0:
+                return None  # its turn comes in the next step
         num_new = sequence.num_tokens_to_compute
         if num_new > budget and self._is_chunkable:
             sequence.drafts.clear()  # a draft cut by the budget would be half a check
@@ -167,6 +209,7 @@ class Scheduler:
         expected = min(sequence.max_num_tokens, start + num_new + MAX_HOME_TOKENS)
         self._pool.grow(sequence.table, start + num_new, expected)
         is_complete = start + num_new >= sequence.num_tokens
+        num_prompt_logits = sequence.num_prompt_logits(start, start + num_new)
         return Scheduled(
             sequence,
             Span(
@@ -174,8 +217,9 @@ class Scheduler:
                 token_ids=sequence.ids(start, start + num_new),
                 start=start,
                 runs=tuple((first, count) for first, count in sequence.table.runs),
-                num_logits=1 + len(sequence.drafts) if is_complete else 0,
+                num_logits=num_prompt_logits + (1 + len(sequence.drafts) if is_complete else 0),
             ),
+            num_prompt_logits,
         )
 
     def _make_room(self, sequence: Sequence, *, may_preempt: bool) -> bool:
@@ -211,7 +255,7 @@ class Scheduler:
         if sequence.table.ids or not self._config.prefix_cache or not self._is_chunkable:
             return
         size = self._pool.block_size
-        num_usable = min(sequence.num_final_tokens, sequence.num_tokens - 1) // size  # one id must yield logits
+        num_usable = sequence.num_reusable_tokens // size  # the last id must yield logits
         digests: list[bytes] = []
         for index in range(num_usable):
             parent = digests[-1] if digests else b""

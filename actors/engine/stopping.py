@@ -1,4 +1,4 @@
-"""When a sequence ends: eos tokens, stop strings, lengths, time. Decided token by token, on the host."""
+"""When a sequence ends: eos, stop strings, a grammar's end, lengths, time. Decided token by token, on the host."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,6 +8,7 @@ from typing import Self
 from transformers import PreTrainedTokenizerBase, StopStringCriteria
 
 from actors.engine.errors import RequestError
+from actors.engine.grammar_state import GrammarState
 from actors.engine.params import GenerationParams
 from actors.engine.request import FinishReason
 
@@ -55,12 +56,14 @@ class StopState:
         stop_strings: finder of its stop strings, None where it has none.
         max_num_tokens: tokens, prompt included, at which it ends.
         deadline: time (on the clock of ``check``) after which it ends.
+        grammar: ends it where its text can only end; None where it has none.
     """
 
     eos_token_ids: frozenset[int]
     stop_strings: StopStrings | None
     max_num_tokens: int
     deadline: float | None = None
+    grammar: GrammarState | None = None
 
     @classmethod
     def build(
@@ -71,6 +74,7 @@ class StopState:
         tokenizer: PreTrainedTokenizerBase | None,
         eos_token_ids: Sequence[int] | None = None,
         started: float = 0.0,
+        grammar: GrammarState | None = None,
     ) -> Self:
         """Prepare a sequence.
 
@@ -81,6 +85,7 @@ class StopState:
             tokenizer: the model's; stop strings need one.
             eos_token_ids: replaces ``params.eos_token_id``.
             started: when the sequence began, in seconds on the clock that :meth:`check` is given.
+            grammar: its own.
 
         Raises:
             RequestError: stop strings without a tokenizer.
@@ -93,6 +98,7 @@ class StopState:
             stop_strings=_finder(params.stop_strings, tokenizer) if params.stop_strings and tokenizer else None,
             max_num_tokens=min(num_prompt_tokens + params.max_new_tokens, max_model_len),
             deadline=None if params.max_time is None else started + params.max_time,
+            grammar=grammar,
         )
 
     def check(self, token_ids: Sequence[int], num_tokens: int, now: float) -> FinishReason | None:
@@ -100,6 +106,8 @@ class StopState:
         if token_ids[num_tokens - 1] in self.eos_token_ids:
             return FinishReason.STOP
         if self.stop_strings is not None and self.stop_strings.is_complete(token_ids, num_tokens):
+            return FinishReason.STOP
+        if self.grammar is not None and self.grammar.is_complete(token_ids, num_tokens):
             return FinishReason.STOP
         if num_tokens >= self.max_num_tokens:
             return FinishReason.LENGTH

@@ -1,10 +1,9 @@
 """A model's tokenizer: where it comes from, its chat template, and whether its ids fit the model."""
 
-from pathlib import Path
-
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from actors.engine.catalog import Checkpoint, find_checkpoint
+from actors.engine.chat_template import read_chat_template
 from actors.engine.config import ModelConfig
 from actors.engine.errors import ConfigError, ModelNotFoundError, VocabularyError
 
@@ -44,16 +43,6 @@ def load_tokenizer(config: ModelConfig, checkpoint: Checkpoint | None = None) ->
     if config.chat_template is not None:
         tokenizer.chat_template = read_chat_template(config.chat_template)
     return tokenizer
-
-
-def read_chat_template(value: str) -> str:
-    """Return a Jinja template from a file's path or from the template itself. Raises ConfigError."""
-    if "{" in value or "\n" in value:  # no path of ours has these, and every template has
-        return value
-    file = Path(value).expanduser()
-    if not file.is_file():
-        raise ConfigError(f"chat_template: there is no file {file.absolute()}, and the text is not a Jinja template")
-    return file.read_text(encoding="utf-8")
 
 
 def check_vocabulary(tokenizer: PreTrainedTokenizerBase, num_embeddings: int) -> None:

@@ -60,6 +60,10 @@ def check_params(params: GenerationParams, vocab_size: int, has_tokenizer: bool 
             "raises the logit of an eos token, but none is given",
             "needs eos_token_id",
         )
+    if params.grammar is not None:
+        for name in ("forced_bos_token_id", "forced_eos_token_id"):
+            if getattr(params, name) is not None:
+                raise _refuse(name, "would write what the grammar may forbid", "none beside a grammar")
     if needs_list(params):
         _check_combinations(params)
 

@@ -1,8 +1,10 @@
 """Checking drafted ids: which positions to decide, and how many of the decisions to keep (DESIGN, rule 2)."""
 
+import math
 from collections.abc import Sequence as Seq
 
-from actors.engine.request import FinishReason
+from actors.engine.params import GenerationParams
+from actors.engine.request import FinishReason, TokenLogprobs
 from actors.engine.sampler import SampleRow
 from actors.engine.scheduler import Scheduled
 from actors.engine.sequence import Sequence
@@ -14,10 +16,14 @@ def sample_rows(item: Scheduled) -> list[SampleRow]:
     With k drafts these are k + 1: one behind the known ids, one behind each draft.
     """
     sequence = item.sequence
-    if item.span.num_logits == 0:
+    if item.num_samples == 0:
         return []
     prefix = [*sequence.token_ids, *sequence.drafts] if sequence.drafts else sequence.token_ids
-    return [SampleRow(sequence.sampler, prefix, sequence.num_tokens + offset) for offset in range(item.span.num_logits)]
+    is_ranked = sequence.second_choices is not None
+    return [
+        SampleRow(sequence.sampler, prefix, sequence.num_tokens + offset, is_ranked)
+        for offset in range(item.num_samples)
+    ]
 
 
 def accept(sequence: Sequence, token_ids: Seq[int], now: float) -> tuple[int, FinishReason | None]:
@@ -41,3 +47,19 @@ def accept(sequence: Sequence, token_ids: Seq[int], now: float) -> tuple[int, Fi
         if reason is not None or not is_right:
             return num_accepted, reason
     return num_accepted, None
+
+
+def num_decided(num_drafts: int, num_accepted: int, num_new_tokens: int) -> int:
+    """Of the drafts of one check, how many count as checked.
+
+    All do where one was refused; where the sequence ended first, or a row could not be decided, those behind that place
+    were neither right nor wrong.
+    """
+    is_refused = num_accepted < num_new_tokens <= num_drafts
+    return num_drafts if is_refused else min(num_drafts, num_new_tokens)
+
+
+def is_unsure(params: GenerationParams, logprobs: Seq[TokenLogprobs | None]) -> bool:
+    """Whether a draft gave its newest token too small a probability to go on from it."""
+    threshold, newest = params.assistant_confidence_threshold, logprobs[-1]
+    return threshold > 0.0 and newest is not None and math.exp(newest.logprob) < threshold

@@ -7,6 +7,7 @@ from litestar import MediaType, Response, get
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from actors.status import ClusterStats
+from serve_app.cluster_view import FRESH_SECONDS, ModelCard
 from serve_app.errors import ApiError
 from serve_app.gateway import Gateway
 
@@ -41,7 +42,17 @@ async def models(gateway: Gateway) -> ModelList:
         card = await gateway.card()
     except ApiError:
         return ModelList(data=[])
-    return ModelList(data=[ModelInfo(id=card.name, created=gateway.created, max_model_len=card.max_model_len)])
+    return ModelList(data=[_info(gateway, card)])
+
+
+@get("/v1/models/{name:path}", tags=["state"], summary="One model by its name; 404 unless it is the served one")
+async def model(name: str, gateway: Gateway) -> ModelInfo:
+    """Names may hold slashes, as hub ids do."""
+    return _info(gateway, await gateway.card(name.removeprefix("/")))
+
+
+def _info(gateway: Gateway, card: ModelCard) -> ModelInfo:
+    return ModelInfo(id=card.name, created=gateway.created, max_model_len=card.max_model_len)
 
 
 @get("/health", tags=["state"], summary="The process lives")
@@ -53,7 +64,7 @@ async def health() -> Health:
 @get("/ready", tags=["state"], summary="At least one target serves; 503 otherwise")
 async def ready(gateway: Gateway) -> Health:
     """Ask the router."""
-    await gateway.card()
+    await gateway.card(max_age=FRESH_SECONDS)
     return Health(status="ready")
 
 

@@ -1,12 +1,7 @@
 // OpenAPI as a page to read: each route with the fields that it takes and gives.
 
+import { node } from "./dom.js";
 import { get } from "./stream.js";
-
-function node(tag, attributes = {}, ...children) {
-  const element = Object.assign(document.createElement(tag), attributes);
-  element.append(...children);
-  return element;
-}
 
 const refName = (schema) => schema.$ref?.split("/").pop();
 
@@ -23,6 +18,7 @@ function typeOf(schema) {
 }
 
 function bounds(schema) {
+  schema = { ...schema.anyOf?.find((choice) => choice.type !== "null"), ...schema };
   const words = { minimum: "≥", exclusiveMinimum: ">", maximum: "≤", exclusiveMaximum: "<", minLength: "length ≥", maxItems: "items ≤" };
   const found = Object.entries(words).filter(([name]) => schema[name] !== undefined && Math.abs(schema[name]) < 2 ** 31 - 1);
   const parts = found.map(([name, word]) => `${word} ${schema[name]}`);
@@ -61,11 +57,16 @@ function route(path, method, operation, schemas) {
   return node("section", {}, ...parts);
 }
 
-const api = await get("/docs/openapi.json");
 const page = document.getElementById("docs");
-if (api === null) {
-  page.replaceChildren(node("p", {}, "The server does not answer."));
-} else {
+
+try {
+  show(await get("/docs/openapi.json"));
+} catch (error) {
+  const hint = error.status === 401 ? " Give it on the other pages, behind the key at their head." : "";
+  page.replaceChildren(node("p", {}, error.message + hint));
+}
+
+function show(api) {
   const schemas = api.components.schemas;
   const routes = Object.entries(api.paths).flatMap(([path, item]) =>
     Object.entries(item)

@@ -1,13 +1,25 @@
 // Server-sent events over fetch, and the errors that a person can do something about.
 
-/** An error whose message is meant to be read. */
-export class KindError extends Error {}
+import { authorization } from "./key.js";
+
+/**
+ * An error whose message is meant to be read. `status` is the answer's, 0 where there was none or where it came in the
+ * middle of a text; `retryAfter` the seconds that the server asks to wait.
+ */
+export class KindError extends Error {
+  constructor(message, { status = 0, retryAfter = null } = {}) {
+    super(message);
+    this.status = status;
+    this.retryAfter = retryAfter;
+  }
+}
 
 const WORDS = {
-  404: "This model is not served here.",
+  401: "This server asks for an API key.",
+  404: "This is not served here.",
   413: "That is too long for this server.",
-  429: "The cluster is busy. Try again in a moment.",
-  503: "No model is ready yet. Try again in a moment.",
+  429: "The cluster is busy.",
+  503: "No model is ready yet.",
   504: "That took too long, so it was stopped.",
 };
 
@@ -19,40 +31,42 @@ export async function* post(url, body, signal) {
     body: JSON.stringify(body),
     signal,
   });
-  if (!response.ok) throw new KindError(await explain(response));
   for await (const data of events(response.body)) {
     if (data === "[DONE]") return;
     const chunk = JSON.parse(data);
-    if (chunk.error) throw new KindError(chunk.error.message);
+    if (chunk.error) throw new KindError(`The text broke off: ${chunk.error.message}`);
     yield chunk;
   }
   throw new KindError("The connection broke off before the text was finished.");
 }
 
-/** Get JSON, or null where the server does not answer with any. */
+/** Get JSON. Throws KindError. */
 export async function get(url) {
-  try {
-    const response = await fetch(url);
-    return response.ok ? await response.json() : null;
-  } catch {
-    return null;
-  }
+  const response = await reach(url, {});
+  return response.json();
 }
 
 async function reach(url, options) {
+  let response;
   try {
-    return await fetch(url, options);
+    response = await fetch(url, { ...options, headers: { ...options.headers, ...authorization() } });
   } catch (error) {
     if (error.name === "AbortError") throw error;
     throw new KindError("The server cannot be reached. Is it still running?");
   }
+  if (!response.ok) throw await explain(response);
+  return response;
 }
 
 async function explain(response) {
   const answer = await response.json().catch(() => null);
   const detail = answer?.error?.message ?? `${response.status} ${response.statusText}`;
   const words = WORDS[response.status];
-  return words ? `${words} (${detail})` : detail;
+  const seconds = Number.parseInt(response.headers.get("Retry-After"), 10);
+  return new KindError(words ? `${words} (${detail})` : detail, {
+    status: response.status,
+    retryAfter: Number.isNaN(seconds) ? null : seconds,
+  });
 }
 
 /** Data of each event: lines that begin with "data: ", however the bytes were cut on their way. */

@@ -74,6 +74,7 @@ class _Sequence:
     is_held: bool = False
     goal: int = 0
     told: int = 0
+    num_to_answer: int = 0
     proposal: tuple[int, ...] = ()
 
     @property
@@ -88,15 +89,21 @@ class FakeEngine:
     Attributes:
         agreement: probability with which a draft sequence's token is the target's own.
         step_time: seconds that a forward sleeps.
+        max_num_running: target sequences that run at a time; the others queue.
+        num_added: target sequences that it was given.
     """
 
     agreement: float = 0.8
     step_time: float = 0.0
     max_num_sequences: int = 10_000
+    max_num_running: int = 10_000
+    num_added: int = 0
     fail: Callable[[list[Sequence[int]]], bool] = lambda batch: any(ids[0] == POISON_ID for ids in batch)
+    num_step_tokens: int = 0
     _sequences: dict[str, _Sequence] = field(default_factory=dict)
     _counts: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     _per_pos: list[int] = field(default_factory=lambda: [0] * 64)
+    _ended: list[Delta] = field(default_factory=list)
 
     def add(self, request: Request) -> None:
         if request.request_id in self._sequences:
@@ -105,6 +112,7 @@ class FakeEngine:
             raise RequestError("the prompt is too long", field="prompt", limit="1000")
         ids = [*request.prompt_token_ids, *request.emitted_token_ids]
         self._sequences[request.request_id] = _Sequence(ids, len(request.prompt_token_ids), request.params)
+        self.num_added += 1
 
     def propose(self, request_id: str, start: int, token_ids: Sequence[int]) -> None:
         sequence = self._sequences.get(request_id)
@@ -125,6 +133,7 @@ class FakeEngine:
 
     def abort(self, request_id: str) -> None:
         self._sequences.pop(request_id, None)
+        self._ended = [delta for delta in self._ended if delta.request_id != request_id]
 
     def open(self, request: Request) -> None:
         if len(self._sequences) >= self.max_num_sequences:
@@ -134,18 +143,40 @@ class FakeEngine:
             ids, len(request.prompt_token_ids), request.params, is_draft=True
         )
 
-    def extend(self, request_id: str, start: int, token_ids: Sequence[int], num_new_tokens: int) -> None:
+    def extend(
+        self, request_id: str, start: int, token_ids: Sequence[int], num_new_tokens: int, num_ahead: int = 0
+    ) -> None:
         sequence = self._sequences[request_id]
         if start > len(sequence.ids):
             raise KeyError(request_id)
-        sequence.ids[start:] = token_ids
-        sequence.told = len(sequence.ids)
-        sequence.goal = len(sequence.ids) + num_new_tokens
+        self._ended = [delta for delta in self._ended if delta.request_id != request_id]
+        told = start + len(token_ids)
+        if sequence.ids[start:told] != list(token_ids) or told < sequence.told:
+            sequence.ids[start:] = token_ids
+        sequence.told = told
+        sequence.num_to_answer = told + num_new_tokens
+        sequence.goal = told + num_new_tokens + num_ahead
+        if len(sequence.ids) >= sequence.goal:
+            self._ended.append(self._drafted(request_id, sequence))
+
+    def fork(self, request_id: str, fork_id: str, position: int, num_new_tokens: int) -> int | None:
+        source = self._sequences.get(request_id)
+        if source is None or not source.told <= position < len(source.ids):
+            return None
+        right = next_token(source.ids[:position], source.params.seed)
+        token_id = right if source.ids[position] != right else (right + 1) % VOCAB_SIZE
+        fork = _Sequence([*source.ids[:position], token_id], source.num_prompt, source.params, is_draft=True)
+        fork.told, fork.num_to_answer, fork.goal = source.told, position + 1, position + 1 + num_new_tokens
+        self._sequences[fork_id] = fork
+        return token_id
 
     def step(self) -> list[Delta]:
-        ready = {i: s for i, s in self._sequences.items() if self._is_ready(s)}
+        ended, self._ended = self._ended, []
+        self.num_step_tokens = 0
+        queued = self._queued()
+        ready = {i: s for i, s in self._sequences.items() if self._is_ready(s) and i not in queued}
         if not ready:
-            return []
+            return ended
         time.sleep(self.step_time)
         if self.fail([sequence.ids for sequence in ready.values()]):
             raise RuntimeError("the forward failed")
@@ -154,7 +185,8 @@ class FakeEngine:
 
             os._exit(1)
         self._counts["num_steps"] += 1
-        deltas = []
+        self.num_step_tokens = sum(1 + len(sequence.proposal) for sequence in ready.values())
+        deltas = ended
         for request_id, sequence in ready.items():
             delta = self._draft(request_id, sequence) if sequence.is_draft else self._verify(request_id, sequence)
             if delta is not None:
@@ -164,7 +196,11 @@ class FakeEngine:
         return deltas
 
     def has_work(self) -> bool:
-        return any(self._is_ready(sequence) for sequence in self._sequences.values())
+        return bool(self._ended) or any(self._is_ready(sequence) for sequence in self._sequences.values())
+
+    def _queued(self) -> set[str]:
+        targets = [request_id for request_id, sequence in self._sequences.items() if not sequence.is_draft]
+        return set(targets[self.max_num_running :])
 
     def num_unfinished(self) -> int:
         return sum(not sequence.is_draft for sequence in self._sequences.values())
@@ -172,7 +208,8 @@ class FakeEngine:
     def stats(self) -> EngineStats:
         counts = dict(self._counts)
         return EngineStats(
-            num_running=len(self._sequences),
+            num_running=len(self._sequences) - len(self._queued()),
+            num_waiting=len(self._queued()),
             num_accepted_tokens_per_pos=tuple(self._per_pos),
             **counts,
         )
@@ -186,15 +223,15 @@ class FakeEngine:
             token_id = (token_id + 1) % VOCAB_SIZE
         sequence.ids.append(token_id)
         is_eos = token_id in sequence.params.eos_token_id
-        if len(sequence.ids) < sequence.goal and not is_eos:
+        if len(sequence.ids) >= sequence.goal or is_eos:
+            sequence.goal = 0
+        elif len(sequence.ids) < sequence.num_to_answer:
             return None
-        sequence.goal = 0
-        return Delta(
-            request_id=request_id,
-            start=sequence.told - sequence.num_prompt,
-            token_ids=tuple(sequence.ids[sequence.told :]),
-            finish_reason=FinishReason.STOP if is_eos else None,
-        )
+        return self._drafted(request_id, sequence)
+
+    def _drafted(self, request_id: str, sequence: _Sequence) -> Delta:
+        start = sequence.told - sequence.num_prompt
+        return Delta(request_id=request_id, start=start, token_ids=tuple(sequence.ids[sequence.told :]))
 
     def _verify(self, request_id: str, sequence: _Sequence) -> Delta:
         start, proposal, sequence.proposal = sequence.num_emitted, sequence.proposal, ()

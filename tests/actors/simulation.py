@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from actors.config import ROUTER_NAME, RouterConfig
 from actors.draft_loop import DraftLoop
 from actors.engine.request import FinishReason, Request
-from actors.journal import Gap, Journal
+from actors.journal import Contradiction, Gap, Journal
 from actors.messages import Deltas, Message, Refuse, Submit
 from actors.router import Router
 from actors.target_loop import TargetLoop
@@ -41,14 +41,26 @@ class Simulation:
         self._pid = 0
         self._next_beat = 0.0
         self._missing: set[str] = set()
-        self.router = Router(self.network, self.config, self.clock)
+        self._accepted: set[str] = set()
+        self._served_by: dict[str, str] = {}
+        self._unsent: dict[str, None] = {}  # requests that the client could not hand to a router yet
         self.start_router()
         self.network.receivers[CLIENT] = self._receive
 
     def start_router(self) -> None:
-        """Start a router, in place of the one there is."""
-        self.router = Router(self.network, self.config, self.clock)
+        """Start a router, in place of the one there is or was."""
+        self.router = Router(self.network, self.config, self.clock, models=("demo",))
+        self.is_router_up = True
         self.network.receivers[ROUTER_NAME] = self.router.handle
+        for request_id in self._unsent:
+            self._submit(request_id)
+        self._unsent.clear()
+
+    def kill_router(self) -> None:
+        """End the router; the client notices at once, and hands its requests to the next one."""
+        self.is_router_up = False
+        del self.network.receivers[ROUTER_NAME]
+        self._unsent |= dict.fromkeys(self.open_ids())
 
     def start(self, worker_id: str) -> None:
         """Start a worker, in place of the one that had this name."""
@@ -64,7 +76,7 @@ class Simulation:
     def kill(self, worker_id: str, *, is_noticed: bool = True) -> None:
         """End a worker without a word; a death that is not noticed shows only in its silence."""
         del self.loops[worker_id], self.engines[worker_id], self.network.receivers[worker_id]
-        if is_noticed:
+        if is_noticed and self.is_router_up:
             self.router.worker_gone(worker_id, "killed")
 
     def submit(self, requests: Iterable[Request]) -> None:
@@ -84,9 +96,12 @@ class Simulation:
             except RuntimeError:
                 self.kill(worker_id)
                 self.start(worker_id)
-        self.router.tick()
+        if self.is_router_up:
+            self.router.tick()
         if self.clock() >= self._next_beat:
             self._next_beat = self.clock() + 0.2
+            if not self.is_router_up:
+                return
             unknown = set(self.router.client_alive(CLIENT, self.open_ids()))
             for request_id in sorted(unknown & self._missing):
                 self._submit(request_id)
@@ -111,10 +126,21 @@ class Simulation:
         return tuple(self.journals[request_id].token_ids)
 
     def _submit(self, request_id: str) -> None:
-        message = Submit(client_id=CLIENT, model="demo", request=self.journals[request_id].resume())
+        if not self.is_router_up:
+            self._unsent[request_id] = None
+            return
+        message = Submit(
+            client_id=CLIENT,
+            model="demo",
+            request=self.journals[request_id].resume(),
+            is_again=request_id in self._accepted,
+            target_id=self._served_by.get(request_id, ""),
+        )
         refusal = self.router.submit(message)
         if refusal is not None:
             self.refusals[request_id] = refusal
+        else:
+            self._accepted.add(request_id)
 
     def _receive(self, message: Message) -> None:
         if isinstance(message, Refuse):
@@ -127,5 +153,7 @@ class Simulation:
                 self.errors[delta.request_id] = delta.error
             try:
                 self.journals[delta.request_id].accept(delta)
-            except Gap:
+            except (Gap, Contradiction):
                 self._submit(delta.request_id)
+            else:
+                self._served_by[delta.request_id] = message.worker_id

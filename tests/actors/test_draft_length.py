@@ -1,20 +1,11 @@
-"""The draft length follows acceptance, load and measured times."""
+"""How good a draft is, as far as it was seen, and the lengths that transformers' schedules give."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.draft_length import PROBE_INTERVAL, Acceptance, best_draft_length, draft_length, expected_tokens
+from actors.draft_length import Acceptance, expected_tokens, run_probabilities, scheduled_length
 from actors.line_fit import LineFit
-
-
-def gpu_like(rows: float) -> float:
-    """Flat up to 64 rows, then linear: memory-bound, then compute-bound."""
-    return 0.020 * max(1.0, rows / 64)
-
-
-def quick_draft(k: float) -> float:
-    return 0.001 + 0.002 * k
 
 
 def test_expected_tokens_is_the_mean_of_the_accepted_run_and_one() -> None:
@@ -23,58 +14,34 @@ def test_expected_tokens_is_the_mean_of_the_accepted_run_and_one() -> None:
     assert expected_tokens(0.5, 2) == pytest.approx(1 + 0.5 + 0.25)
 
 
-def test_more_acceptance_means_longer_drafts_and_none_means_none() -> None:
-    lengths = [best_draft_length(rate, 1, 7, gpu_like, quick_draft) for rate in (0.0, 0.3, 0.6, 0.8, 0.95)]
-    assert lengths == sorted(lengths)
-    assert lengths[0] == 0
-    assert lengths[-1] == 7
-
-
-def test_at_high_load_drafting_ends() -> None:
-    lengths = [best_draft_length(0.8, load, 7, gpu_like, quick_draft) for load in (1, 8, 16, 64, 256)]
-    assert lengths == sorted(lengths, reverse=True)
-    assert lengths[0] > 2
-    assert lengths[-1] == 0
-
-
-def test_a_slow_draft_is_not_asked() -> None:
-    assert best_draft_length(0.7, 1, 7, gpu_like, lambda k: 0.05 * k) == 0
-
-
-@given(
-    pinned=st.none() | st.integers(0, 64),
-    adapted=st.integers(0, 7),
-    num_plain_steps=st.integers(0, 100),
-    remaining=st.integers(0, 100),
+@pytest.mark.parametrize(
+    ("accepted", "rejected", "low", "high"), [(4, 0, 0.9, 1.0), (0, 1, 0.0, 0.1), (2, 1, 0.6, 0.72)]
 )
-def test_no_proposal_reaches_past_the_end(
-    pinned: int | None, adapted: int, num_plain_steps: int, remaining: int
-) -> None:
-    length = draft_length(
-        pinned=pinned, adapted=adapted, num_plain_steps=num_plain_steps, num_remaining_tokens=remaining
-    )
-    assert 0 <= length <= max(0, remaining - 1)
-    if pinned is not None:
-        assert length == max(0, min(pinned, remaining - 1))
-
-
-def test_zero_is_tried_again_now_and_then_unless_pinned() -> None:
-    def at(num_plain_steps: int, pinned: int | None) -> int:
-        return draft_length(pinned=pinned, adapted=0, num_plain_steps=num_plain_steps, num_remaining_tokens=50)
-
-    assert [at(n, None) for n in (0, PROBE_INTERVAL - 1, PROBE_INTERVAL)] == [0, 0, 1]
-    assert at(10 * PROBE_INTERVAL, 0) == 0
-
-
-@pytest.mark.parametrize(("accepted", "low", "high"), [(4, 0.9, 1.0), (0, 0.0, 0.25), (2, 0.6, 0.72)])
-def test_acceptance_is_learnt(accepted: int, low: float, high: float) -> None:
+def test_acceptance_is_learnt_and_forgotten(accepted: int, rejected: int, low: float, high: float) -> None:
     acceptance = Acceptance()
     assert acceptance.rate == 0.75
-    for _ in range(40):
-        acceptance.add(4, accepted)
+    for _ in range(60):
+        acceptance.add(accepted, rejected)
     assert low < acceptance.rate < high
     acceptance.add(0, 0)
     assert low < acceptance.rate < high, "a plain step says nothing"
+    for _ in range(500):
+        acceptance.forget()
+    assert acceptance.rate == pytest.approx(0.75, abs=0.01)
+
+
+def test_little_evidence_promises_more_of_long_runs_than_its_mean() -> None:
+    vague, sure = run_probabilities(3.0, 1.0, 8), run_probabilities(3000.0, 1000.0, 8)
+    assert sure == pytest.approx([0.75**j for j in range(9)], rel=0.02)
+    assert vague[1] == pytest.approx(0.75)
+    assert all(a > b for a, b in zip(vague[2:], sure[2:], strict=True))
+
+
+def test_schedules_are_those_of_transformers() -> None:
+    assert [scheduled_length("heuristic", 5, 5, accepted) for accepted in (5, 4, 0)] == [7, 4, 4]
+    assert scheduled_length("heuristic_transient", 1, 1, 0) == 1
+    assert scheduled_length("constant", 5, 5, 5) == 5
+    assert scheduled_length("heuristic", 5, 0, 0) == 5, "a plain step says nothing"
 
 
 def test_a_line_is_learnt_whatever_its_unit() -> None:

@@ -25,7 +25,7 @@ TARGET, DRAFT = "slipstream-target-demo-0", "slipstream-draft-demo-0"
 
 @pytest.fixture(scope="module")
 def workers(local_ray: None) -> Iterator[dict[str, WorkerHandle]]:
-    router = start_router(ROUTER)
+    router = start_router(ROUTER, models=("demo",))
     started = {
         TARGET: start_worker("target", "demo", WORKER, ROUTER, worker_id=TARGET, engine_factory=ToyEngineFactory()),
         DRAFT: start_worker(
@@ -194,7 +194,7 @@ def test_refusals_name_what_is_wrong(workers: dict[str, WorkerHandle]) -> None:
 
 def test_health_checks_tell_the_living_from_the_dead(workers: dict[str, WorkerHandle]) -> None:
     async def run() -> None:
-        await workers[TARGET].check_health()
+        assert await workers[TARGET].check_health()
         info = await workers[TARGET].ready()
         assert (info.worker_id, info.role, info.pool) == (TARGET, "target", "demo")
 

@@ -11,6 +11,7 @@ from actors.messages import (
     Crash,
     Deltas,
     Extend,
+    Greet,
     Leave,
     Pair,
     Proposal,
@@ -47,6 +48,11 @@ class Bench:
         self.loop.handle(Start(request=request, draft_id=draft_id))
         return self
 
+    def turn(self) -> None:
+        """Run once, and enter what came of it."""
+        self.loop.run_once()
+        self.loop.handle(Greet())
+
     def answer(self, start: int, token_ids: tuple[int, ...]) -> None:
         proposal = Proposal(request_id="r", start=start, token_ids=token_ids)
         self.loop.handle(Proposals(draft_id="draft", items=(proposal,)))
@@ -64,7 +70,7 @@ class Bench:
         self.loop.handle(Pair(request_ids=("r",), draft_id=""))
         self.loop.handle(Pair(request_ids=("r",), draft_id="draft"))
         self.answer(5, (VOCAB_SIZE - 1,))
-        self.loop.run_once()
+        self.turn()
         return self
 
 
@@ -74,7 +80,7 @@ def test_the_draft_is_told_the_prompt_before_the_first_step() -> None:
     (item,) = extend.items
     assert (item.start, item.token_ids, item.num_prompt_tokens) == (0, REQUEST.prompt_token_ids, 5)
     assert item.params == REQUEST.params
-    bench.loop.run_once()
+    bench.turn()
     assert bench.deltas()[0].items[0].token_ids == TEXT[:1]
     assert bench.loop.has_work(), "nobody waits for a draft that has yet to read the prompt"
 
@@ -87,7 +93,7 @@ def test_a_confirmed_step_tells_only_what_is_new_and_waits() -> None:
     bench.answer(6, TEXT[1:4])
     assert bench.loop.has_work()
     bench.deltas()
-    bench.loop.run_once()
+    bench.turn()
     (delta,) = bench.deltas()[0].items
     assert (delta.token_ids, delta.num_accepted) == (TEXT[1:5], 3)
 
@@ -98,15 +104,15 @@ def test_a_late_draft_is_not_waited_for_and_repeated_lateness_suspends_it() -> N
     for _ in range(2):
         bench.clock.advance(0.11)
         assert bench.loop.next_deadline() <= bench.clock()
-        bench.loop.run_once()
+        bench.turn()
     (item,) = bench.extends()[0].items
     assert item.start == 5, "what was never answered is told again"
     assert bench.loop.has_work()
     for _ in range(3):
-        bench.loop.run_once()
+        bench.turn()
     assert bench.extends() == []
     bench.clock.advance(0.6)
-    bench.loop.run_once()
+    bench.turn()
     assert len(bench.extends()) == 1
     assert bench.loop.has_work(), "a draft on trial is not waited for"
 
@@ -131,8 +137,8 @@ def test_an_empty_answer_means_plain_decoding_for_a_while() -> None:
     bench = Bench().acknowledged()
     bench.extends()
     bench.answer(6, ())
-    bench.loop.run_once()
-    bench.loop.run_once()
+    bench.turn()
+    bench.turn()
     assert bench.extends() == []
 
 
@@ -140,7 +146,7 @@ def test_ids_beyond_the_vocabulary_are_cut_off() -> None:
     bench = Bench().acknowledged()
     bench.answer(6, (TEXT[1], VOCAB_SIZE, TEXT[3]))
     bench.deltas()
-    bench.loop.run_once()
+    bench.turn()
     assert bench.deltas()[0].items[0].num_drafted == 1
 
 
@@ -156,13 +162,13 @@ def test_the_router_can_turn_drafting_off() -> None:
     bench.loop.handle(SetDraftLength(num_draft_tokens=0))
     bench.started()
     for _ in range(25):
-        bench.loop.run_once()
+        bench.turn()
     assert bench.link.take("draft") == []
 
 
 def test_a_start_that_comes_twice_starts_once() -> None:
     bench = Bench().started().started()
-    bench.loop.run_once()
+    bench.turn()
     assert not [m for m in bench.link.take("router") if isinstance(m, Refuse)]
 
 
@@ -189,9 +195,9 @@ def test_a_failed_forward_hands_its_sequences_back_and_a_broken_engine_ends_the_
         bench.link.take("router")
         if attempt == 2:
             with pytest.raises(RuntimeError, match="the forward failed"):
-                bench.loop.run_once()
+                bench.turn()
             return
-        bench.loop.run_once()
+        bench.turn()
         (crash,) = [m for m in bench.link.take("router") if isinstance(m, Crash)]
         assert set(crash.request_ids) == {"r", "p"}
         assert bench.engine.num_unfinished() == 0
@@ -200,7 +206,7 @@ def test_a_failed_forward_hands_its_sequences_back_and_a_broken_engine_ends_the_
 def test_reports_name_what_is_held_and_stopping_says_goodbye() -> None:
     bench = Bench().started()
     bench.clock.advance(11)
-    bench.loop.run_once()
+    bench.turn()
     (report,) = [m for m in bench.link.take("router") if isinstance(m, Report)]
     assert report.request_ids == ("r",)
     assert not report.is_repeat

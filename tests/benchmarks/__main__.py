@@ -6,7 +6,7 @@ import sys
 
 from transformers.utils import logging as transformers_logging
 
-SUITES = ("throughput", "single_stream", "start_up")
+SUITES = ("throughput", "single_stream", "start_up", "http", "batch", "grammar", "autoscale", "simulated", "beams")
 
 
 def main() -> int:

@@ -13,11 +13,15 @@ from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 from actors.config import WorkerConfig
 from actors.engine.config import ModelConfig
 from actors.engine.errors import RequestError
+from actors.engine.native_generation import NativeCall, NativeModel
 from actors.engine.request import Delta, FinishReason, Request
+from actors.native_client import Result
+from actors.native_job import Tokens
 from actors.status import ClusterStats
-from cluster.client import GenerationClient
+from cluster.client import ModelClient
 from cluster.config import ClusterConfig, PoolConfig
 from cluster.model import ClusterModel
+from tests.cluster.native_here import run_here
 
 VOCAB_SIZE = 32
 EOS = 2
@@ -47,7 +51,7 @@ def tiny_llama(folder: Path) -> Any:
 
 
 @dataclass
-class ToyClient(GenerationClient):
+class ToyClient(ModelClient):
     """Greedy requests follow the model; sampled ones draw from (seed, position) alone.
 
     Attributes:
@@ -64,6 +68,7 @@ class ToyClient(GenerationClient):
     hang: bool = False
     requests: list[Request] = field(default_factory=list)
     models: list[str] = field(default_factory=list)
+    calls: list[NativeCall] = field(default_factory=list)
     taken_back: list[str] = field(default_factory=list)
     num_running: int = 0
     max_num_running: int = 0
@@ -120,6 +125,12 @@ class ToyClient(GenerationClient):
             logits[list(params.eos_token_id)] = -torch.inf
         return int(logits.argmax())
 
+    async def run_native(self, call: NativeCall, model: str) -> AsyncIterator[Tokens | Result]:
+        """In this process, on the same weights, with the actor's own code."""
+        self.calls.append(call)
+        async for item in run_here(NativeModel(self.model, "sdpa"), call):
+            yield item
+
     async def stats(self) -> ClusterStats:
         return ClusterStats(num_requests=len(self.requests))
 
@@ -143,10 +154,10 @@ class FakeCluster:
         self.num_shutdowns += 1
 
 
-def cluster_model(folder: Path, client: GenerationClient, cluster: FakeCluster | None = None) -> ClusterModel:
+def cluster_model(folder: Path, client: ModelClient, cluster: FakeCluster | None = None) -> ClusterModel:
     """A ClusterModel over ``client`` whose target is the checkpoint in ``folder``."""
 
-    async def connect() -> GenerationClient:
+    async def connect() -> ModelClient:
         return client
 
     worker = WorkerConfig(model=ModelConfig(model=str(folder)))

@@ -229,28 +229,6 @@ class TestSampling:
 
 class TestRefusals:
     @pytest.mark.parametrize(
-        ("arguments", "mode"),
-        [
-            ({"num_beams": 2}, "beam search"),
-            ({"num_beams": 2, "do_sample": True}, "beam sampling"),
-            ({"penalty_alpha": 0.6, "top_k": 4}, "contrastive search"),
-            ({"guidance_scale": 1.5}, "classifier-free guidance"),
-            ({"prompt_lookup_num_tokens": 3}, "prompt lookup"),
-            ({"output_scores": True, "return_dict_in_generate": True}, "output_scores"),
-            ({"logits_processor": [len]}, "logits_processor"),
-            ({"stopping_criteria": [len]}, "stopping_criteria"),
-            ({"prefix_allowed_tokens_fn": len}, "prefix_allowed_tokens_fn"),
-            ({"assistant_model": object()}, "assistant_model"),
-            ({"custom_generate": len}, "custom_generate"),
-            ({"inputs_embeds": torch.zeros(1, 1, 4)}, "embeddings"),
-            ({"past_key_values": object()}, "cache"),
-        ],
-    )
-    def test_modes_not_served_are_named(self, model: ClusterModel, arguments: dict[str, Any], mode: str) -> None:
-        with pytest.raises(NotImplementedError, match=mode):
-            model.generate(left_padded([4])[0], max_new_tokens=2, **arguments)
-
-    @pytest.mark.parametrize(
         ("ids", "mask", "field"),
         [
             ([[1, 2]], None, "input_ids"),

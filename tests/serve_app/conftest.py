@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -36,8 +37,8 @@ async def http(fake: FakeClient) -> AsyncIterator[AsyncTestClient[Litestar]]:
 class Server(uvicorn.Server):
     """Uvicorn on a thread, at a port that the system picks."""
 
-    def __init__(self, fake: FakeClient) -> None:
-        app: Any = make_app(fake, LimitsConfig(max_body_bytes=4096))
+    def __init__(self, fake: FakeClient, limits: LimitsConfig | None = None) -> None:
+        app: Any = make_app(fake, limits or LimitsConfig(max_body_bytes=4096))
         super().__init__(
             uvicorn.Config(app, host="127.0.0.1", port=0, log_level="error", lifespan="on", timeout_graceful_shutdown=1)
         )
@@ -48,15 +49,20 @@ class Server(uvicorn.Server):
         """Where it listens."""
         return int(self.servers[0].sockets[0].getsockname()[1])
 
+    @contextmanager
+    def running(self) -> Iterator["Server"]:
+        """Serve for as long as the context lasts."""
+        thread = threading.Thread(target=self.run, daemon=True)
+        thread.start()
+        while not self.started:
+            thread.join(0.01)
+        yield self
+        self.should_exit = True
+        thread.join(5)
+
 
 @pytest.fixture
 def server(fake: FakeClient) -> Iterator[Server]:
     """A running server."""
-    server = Server(fake)
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    while not server.started:
-        thread.join(0.01)
-    yield server
-    server.should_exit = True
-    thread.join(5)
+    with Server(fake).running() as server:
+        yield server

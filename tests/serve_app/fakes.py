@@ -13,7 +13,10 @@ from actors.engine.errors import OverloadedError
 from actors.engine.request import Delta, EngineStats, FinishReason, Request, TokenLogprobs
 from actors.status import ClusterStats, WorkerInfo, WorkerStatus
 from cluster.config import LimitsConfig
+from serve_app.chat_template import ChatTemplate
+from serve_app.cluster_view import Capacity
 from serve_app.gateway import Gateway
+from serve_app.keys import Keys
 from serve_app.tokenizer import FastTokenizer
 from serve_app.web import build_web_app
 
@@ -40,6 +43,11 @@ def make_tokenizer() -> FastTokenizer:
 
 
 TOKENIZER = make_tokenizer()
+CHAT_TEMPLATE = ChatTemplate(
+    "{% for m in messages %}{{ '[' + m.role + ']' + m.content }}{% endfor %}"
+    "{% if mood is defined %}({{ mood }}){% endif %}{% if add_generation_prompt %}[assistant]{% endif %}",
+    {"eos_token": EOS},
+)
 VOCAB_SIZE = 290
 
 
@@ -50,6 +58,7 @@ class FakeClient:
     Attributes:
         pause: seconds before each step.
         is_overloaded, is_router_gone, error: refuse each request; know nothing; fail after the first step.
+        num_others: requests in flight that came through other doors.
         running, taken_back: ids of requests that run now, and of those whose caller went away.
     """
 
@@ -60,6 +69,7 @@ class FakeClient:
     is_overloaded: bool = False
     is_router_gone: bool = False
     error: str = ""
+    num_others: int = 0
     requests: list[Request] = field(default_factory=list)
     running: set[str] = field(default_factory=set)
     taken_back: list[str] = field(default_factory=list)
@@ -88,6 +98,7 @@ class FakeClient:
         workers = (_worker("target"), _worker("draft")) if self.is_ready else ()
         return ClusterStats(
             workers=workers,
+            num_requests=len(self.running) + self.num_others,
             num_drafts=10,
             num_draft_tokens=40,
             num_accepted_tokens=30,
@@ -122,13 +133,24 @@ class FakeClient:
                 num_drafted=self.num_per_step if is_drafted else 0,
                 num_accepted=len(step) - 1 if is_drafted else 0,
                 logprobs=_logprobs(step) if params.logprobs is not None else None,
+                prompt_logprobs=_logprobs(request.prompt_token_ids[1:])
+                if params.prompt_logprobs is not None and start == 0
+                else None,
                 finish_reason=reason if is_last else None,
             )
 
 
-def make_gateway(client: FakeClient, limits: LimitsConfig, defaults: Mapping[str, Any] | None = None) -> Gateway:
+def make_gateway(
+    client: FakeClient,
+    limits: LimitsConfig,
+    defaults: Mapping[str, Any] | None = None,
+    capacity: Capacity | None = None,
+) -> Gateway:
     """A gateway onto a fake cluster."""
-    return Gateway(client, TOKENIZER, name=MODEL, limits=limits, defaults={"eos_token_id": 0, **(defaults or {})})
+    defaults = {"eos_token_id": 0, **(defaults or {})}
+    return Gateway(
+        client, TOKENIZER, name=MODEL, limits=limits, defaults=defaults, capacity=capacity, chat_template=CHAT_TEMPLATE
+    )
 
 
 def _logprobs(token_ids: Sequence[int]) -> tuple[TokenLogprobs, ...]:
@@ -143,10 +165,17 @@ def _worker(role: Role) -> WorkerStatus:
     return WorkerStatus(info=info, stats=stats)
 
 
-def make_app(client: FakeClient, limits: LimitsConfig = LIMITS, defaults: Mapping[str, Any] | None = None) -> Litestar:
+def make_app(
+    client: FakeClient,
+    limits: LimitsConfig = LIMITS,
+    defaults: Mapping[str, Any] | None = None,
+    *,
+    capacity: Capacity | None = None,
+    keys: Keys | None = None,
+) -> Litestar:
     """The web application onto a fake cluster."""
 
     async def connect() -> Gateway:
-        return make_gateway(client, limits, defaults)
+        return make_gateway(client, limits, defaults, capacity)
 
-    return build_web_app(connect, limits)
+    return build_web_app(connect, limits, keys)

@@ -1,7 +1,5 @@
 """The Serve application as it is declared, without starting it."""
 
-from types import SimpleNamespace
-
 import msgspec
 import pytest
 from ray.serve._private.build_app import build_app as build
@@ -12,7 +10,6 @@ from actors.engine.errors import ConfigError
 from cluster.config import ClusterConfig, PoolConfig
 from serve_app.app import build_app
 from serve_app.run import check_port, curl_line, failure, url
-from serve_app.scaling import LOAD, scale_by_load
 
 
 def deployments(args: dict[str, object]) -> dict[str, object]:
@@ -37,7 +34,7 @@ def test_replicas() -> None:
     )
     built = deployments(msgspec.to_builtins(config))
     scaling = built["TargetPool"]._deployment_config.autoscaling_config  # type: ignore[attr-defined]
-    assert (scaling.min_replicas, scaling.max_replicas, scaling.target_ongoing_requests) == (2, 5, 6.0)
+    assert (scaling.min_replicas, scaling.max_replicas) == (2, 5)
     assert built["DraftPool"].num_replicas == 3  # type: ignore[attr-defined]
 
 
@@ -46,17 +43,6 @@ def test_bad_args_name_the_field() -> None:
         build_app({"target": {"worker": {"model": {"model": "demo"}}, "replicas": 0}})
     with pytest.raises(ConfigError, match="tarket"):
         build_app({"tarket": {}})
-
-
-@pytest.mark.parametrize(("loads", "wanted"), [({}, 1), ({"a": 0.0}, 1), ({"a": 9.0, "b": 8.0}, 3), ({"a": 99.0}, 4)])
-def test_a_pool_scales_with_its_sequences(loads: dict[str, float], wanted: int) -> None:
-    context = SimpleNamespace(
-        aggregated_metrics={LOAD: loads},
-        config=SimpleNamespace(target_ongoing_requests=6.0),
-        capacity_adjusted_min_replicas=1,
-        capacity_adjusted_max_replicas=4,
-    )
-    assert scale_by_load(context) == (wanted, {})
 
 
 def test_a_port_that_is_taken_is_found_before_anything_starts() -> None:

@@ -2,9 +2,12 @@
 
 import asyncio
 import contextvars
+import itertools
 from collections.abc import AsyncGenerator
 
 import pytest
+from litestar import Litestar
+from litestar.testing import AsyncTestClient
 
 from actors.engine.errors import GenerationError
 from actors.engine.params import GenerationParams
@@ -111,3 +114,17 @@ async def test_a_failed_sequence_raises() -> None:
         async for _ in run_choice(client, MODEL, choice(), TextStream(TOKENIZER)):
             pass
     assert not client.running
+
+
+@pytest.mark.parametrize("route", ["/v1/completions", "/v1/chat/completions"])
+async def test_each_token_says_where_its_text_begins(http: AsyncTestClient[Litestar], route: str) -> None:
+    """Both routes in the same words, so that a page can show any answer token by token."""
+    chat = {"messages": [{"role": "user", "content": "Once"}]}
+    question = chat if "chat" in route else {"prompt": "Once", "echo": True}
+    answer = await http.post(route, json=question | {"max_tokens": 200, "return_token_ids": True})
+    choice = answer.json()["choices"][0]
+    ids, offsets = choice["token_ids"], choice["slipstream"]["text_offset"]
+    assert len(ids) == len(offsets)
+    pieces = [TEXT[begin:end] for begin, end in itertools.pairwise([*offsets, len(TEXT)])]
+    assert "".join(pieces) == TEXT
+    assert pieces[:9] == [TOKENIZER.decode((token_id,), skip_special_tokens=False) for token_id in ids[:9]]

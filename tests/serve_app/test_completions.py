@@ -1,13 +1,16 @@
 """``/v1/completions``: OpenAI's shapes, plain and streamed."""
 
 import json
+from collections.abc import AsyncIterator
 from typing import Any
 
+import msgspec
 import pytest
 from litestar import Litestar
 from litestar.testing import AsyncTestClient
 
-from tests.serve_app.fakes import MODEL, TEXT, TOKENIZER, FakeClient
+from actors.engine.request import Delta, Request, TokenLogprobs
+from tests.serve_app.fakes import MODEL, TEXT, TOKENIZER, FakeClient, make_app
 
 pytestmark = pytest.mark.anyio
 Http = AsyncTestClient[Litestar]
@@ -100,6 +103,12 @@ async def test_n_answers_have_seeds_of_their_own(http: Http, fake: FakeClient) -
     assert len(set(seeds)) == 3
 
 
+async def test_a_seed_may_be_negative(http: Http, fake: FakeClient) -> None:
+    await post(http, seed=-1)
+    await post(http, seed=-2)
+    assert [request.params.seed for request in fake.requests] == [2**63 - 1, 2**63 - 2]
+
+
 async def test_without_a_seed_each_request_draws_one(http: Http, fake: FakeClient) -> None:
     await post(http)
     await post(http)
@@ -166,6 +175,108 @@ async def test_logprobs(http: Http) -> None:
     chunks = await stream(http, logprobs=1, max_tokens=6)
     parts = [chunk["choices"][0]["logprobs"]["text_offset"] for chunk in chunks]
     assert [offset for part in parts for offset in part] == logprobs["text_offset"]
+
+
+async def test_tokens_in_logprobs_are_named_apart(http: Http) -> None:
+    """Parts of characters have no text; two of them must not share a name."""
+    logprobs = (await post(http, logprobs=0))["choices"][0]["logprobs"]
+    parts = [name for name in logprobs["tokens"] if name.startswith("bytes:")]
+    assert "bytes:\\xe2\\x80" in parts
+    assert not any("\N{REPLACEMENT CHARACTER}" in name for name in logprobs["tokens"])
+    assert logprobs["text_offset"] == sorted(logprobs["text_offset"])
+    assert logprobs["text_offset"][-1] < len(TEXT)
+    named = (await post(http, logprobs=1, return_tokens_as_token_ids=True))["choices"][0]["logprobs"]
+    assert named["tokens"] == [f"token_id:{token_id}" for token_id in TOKENIZER.encode(TEXT)]
+    assert set(named["top_logprobs"][0]) == {named["tokens"][0]}
+
+
+@pytest.mark.parametrize("prompt", ["Once more", TOKENIZER.encode("Once more")])
+async def test_echo_with_logprobs(http: Http, prompt: Any) -> None:
+    choice = (await post(http, prompt=prompt, echo=True, logprobs=1, max_tokens=2))["choices"][0]
+    logprobs = choice["logprobs"]
+    ids = TOKENIZER.encode("Once more") + TOKENIZER.encode(TEXT)[:2]
+    assert logprobs["tokens"] == [TOKENIZER.decode([token_id], skip_special_tokens=False) for token_id in ids]
+    assert "".join(logprobs["tokens"]) == choice["text"]
+    assert logprobs["token_logprobs"] == [None] + [-0.5] * (len(ids) - 1)
+    assert logprobs["top_logprobs"][0] is None
+    assert logprobs["text_offset"] == [sum(map(len, logprobs["tokens"][:place])) for place in range(len(ids))]
+    chunks = [chunk["choices"][0]["logprobs"] for chunk in await stream(http, prompt=prompt, echo=True, logprobs=1)]
+    for name in logprobs:
+        assert [item for chunk in chunks for item in chunk[name]][: len(ids)] == logprobs[name]
+
+
+async def test_a_prompt_is_scored_without_a_new_token(http: Http, fake: FakeClient) -> None:
+    answer = await post(http, prompt=["Once more", "a"], echo=True, logprobs=1, max_tokens=0)
+    ids = TOKENIZER.encode("Once more")
+    first, second = answer["choices"]
+    assert (first["text"], first["finish_reason"]) == ("Once more", "length")
+    assert first["logprobs"]["token_logprobs"] == [None] + [-0.5] * (len(ids) - 1)
+    assert second["logprobs"]["token_logprobs"] == [None]
+    assert answer["usage"]["completion_tokens"] == 0
+    assert fake.requests[0].params.max_new_tokens == 1
+    [*chunks, last] = await stream(http, prompt="Once", echo=True, max_tokens=0, stream_options={"include_usage": True})
+    assert text_of(chunks) == "Once"
+    assert last["usage"]["completion_tokens"] == 0
+
+
+async def test_prompt_logprobs(http: Http) -> None:
+    ids = TOKENIZER.encode("Once")
+    found = (await post(http, prompt_logprobs=2))["choices"][0]["prompt_logprobs"]
+    assert [None if entry is None else set(entry) for entry in found] == [None, *({str(i), "1"} for i in ids[1:])]
+    assert found[1][str(ids[1])]["rank"] == 1
+    assert (found[1]["1"]["logprob"], found[1]["1"]["rank"]) == (-2.0, 2)
+    own = (await post(http, prompt_logprobs=0))["choices"][0]["prompt_logprobs"]
+    assert own[1][str(ids[1])]["rank"] is None
+
+
+class Rated(FakeClient):
+    """Tells of each sequence a text and a probability of its own."""
+
+    async def _deltas(self, request: Request) -> AsyncIterator[Delta]:
+        number = int(request.request_id.rpartition("-")[2])
+        self.text = f" number {number}"
+        async for delta in super()._deltas(request):
+            logprobs = tuple(TokenLogprobs(-abs(number % 4 - 1.6)) for _ in delta.token_ids)
+            yield msgspec.structs.replace(delta, logprobs=logprobs)
+
+
+class Silent(FakeClient):
+    """An engine that gives no log-probabilities."""
+
+    async def _deltas(self, request: Request) -> AsyncIterator[Delta]:
+        async for delta in super()._deltas(request):
+            yield msgspec.structs.replace(delta, logprobs=None, prompt_logprobs=None)
+
+
+@pytest.mark.parametrize("field", ["logprobs", "prompt_logprobs"])
+async def test_a_model_without_logprobs_says_so(field: str) -> None:
+    async with AsyncTestClient(make_app(Silent())) as http:
+        response = await http.post("/v1/completions", json={"prompt": "Once", field: 1})
+    assert response.status_code == 400
+    assert response.json()["error"]["param"] == field
+
+
+async def test_the_best_of_several() -> None:
+    fake = Rated()
+    async with AsyncTestClient(make_app(fake)) as http:
+        answer = await post(http, prompt=["a", "b"], best_of=4, n=2)
+        shown = await post(http, prompt=["a", "b"], best_of=4, n=1, logprobs=0)
+    assert [choice["text"] for choice in answer["choices"]] == [f" number {number}" for number in (2, 1, 6, 5)]
+    assert [choice["index"] for choice in answer["choices"]] == [0, 1, 2, 3]
+    assert answer["choices"][0]["logprobs"] is None
+    assert shown["choices"][1]["logprobs"]["token_logprobs"][0] == pytest.approx(-0.4)
+    assert answer["usage"]["completion_tokens"] == sum(len(TOKENIZER.encode(f" number {n}")) for n in range(8))
+
+
+async def test_fields_that_shape_prompt_and_text(http: Http, fake: FakeClient) -> None:
+    await post(http, prompt="Once more", truncate_prompt_tokens=2)
+    assert fake.requests[-1].prompt_token_ids == tuple(TOKENIZER.encode("Once more")[-2:])
+    await post(http, prompt="Once more " * 100, truncate_prompt_tokens=-1)
+    assert len(fake.requests[-1].prompt_token_ids) == 255
+    kept = await post(http, stop="river", include_stop_str_in_output=True)
+    assert kept["choices"][0]["text"] == TEXT[: TEXT.index("river") + 5]
+    shown = await post(http, prompt=[0, 5], echo=True, skip_special_tokens=False, max_tokens=1)
+    assert shown["choices"][0]["text"].startswith("<eos>")
 
 
 async def test_failure_in_the_stream_is_an_event(http: Http, fake: FakeClient) -> None:

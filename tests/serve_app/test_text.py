@@ -1,39 +1,11 @@
-"""Incremental text: whole characters, stop strings, origins."""
+"""Text as it grows: stop strings, origins, offsets."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve_app.text import StopFilter, TextDecoder, TextStream, join
+from serve_app.text import StopFilter, TextRules, TextStream, join
 from tests.serve_app.fakes import TEXT, TOKENIZER
-
-
-def test_text_comes_out_whole_and_in_whole_characters() -> None:
-    decoder = TextDecoder(TOKENIZER)
-    pieces = [decoder.push(token_id) for token_id in TOKENIZER.encode(TEXT)]
-    assert "".join(pieces) + decoder.flush() == TEXT
-    assert not any("\N{REPLACEMENT CHARACTER}" in piece for piece in pieces)
-    assert "" in pieces  # bytes of one character were held back
-
-
-def test_an_incomplete_character_comes_at_the_end() -> None:
-    ids = TOKENIZER.encode("🙂")
-    decoder = TextDecoder(TOKENIZER)
-    assert "".join(decoder.push(token_id) for token_id in ids[:-1]) == ""
-    assert decoder.flush() == "\N{REPLACEMENT CHARACTER}"
-
-
-def test_bytes_that_never_make_a_character_do_not_pile_up() -> None:
-    lone = TOKENIZER.encode("🙂")[-1]
-    decoder = TextDecoder(TOKENIZER)
-    text = "".join(decoder.push(lone) for _ in range(100))
-    assert 80 <= len(text) <= 100
-    assert len(decoder._window) <= 40
-
-
-def test_special_tokens_make_no_text() -> None:
-    decoder = TextDecoder(TOKENIZER)
-    assert "".join(decoder.push(token_id) for token_id in [0] * 50) == ""
 
 
 @given(st.text(max_size=60), st.integers(0, 20))
@@ -74,7 +46,7 @@ def test_only_a_beginning_of_a_stop_string_is_held_back() -> None:
 @pytest.mark.parametrize("stop_strings", [(), ("zzz",)])
 def test_origins_follow_the_tokens(stop_strings: tuple[str, ...]) -> None:
     ids = TOKENIZER.encode(" The ship")
-    stream = TextStream(TOKENIZER, stop_strings=stop_strings)
+    stream = TextStream(TOKENIZER, rules=TextRules(stop_strings=stop_strings))
     segments = stream.push(ids, num_accepted=len(ids) - 1) + stream.finish()
     assert segments == [(" The shi", True), ("p", False)]
 
@@ -85,3 +57,34 @@ def test_join_merges_neighbours_of_one_origin() -> None:
         ("c", False),
         ("d", True),
     ]
+
+
+@pytest.mark.parametrize("include_stop", [False, True])
+def test_a_stop_string_is_cut_off_or_kept(include_stop: bool) -> None:
+    stream = TextStream(TOKENIZER, rules=TextRules(stop_strings=("ship went", "went"), include_stop=include_stop))
+    segments = [segment for token_id in TOKENIZER.encode(TEXT) for segment in stream.push([token_id])]
+    assert "".join(text for text, _ in segments) == (" The ship went" if include_stop else " The ")
+
+
+def test_offsets_say_where_each_token_begins() -> None:
+    ids = TOKENIZER.encode(TEXT)
+    stream = TextStream(TOKENIZER)
+    stream.push(ids)
+    assert stream.offsets[0] == 0
+    assert stream.offsets == sorted(stream.offsets)
+    for offset, token_id, end in zip(stream.offsets, ids, [*stream.offsets[1:], len(TEXT)], strict=True):
+        text = TOKENIZER.decode([token_id], skip_special_tokens=False)
+        assert "\N{REPLACEMENT CHARACTER}" in text or TEXT[offset:end] == text
+
+
+def test_what_ends_a_sequence_makes_no_text_where_that_is_asked() -> None:
+    ids = TOKENIZER.encode(" The ship")
+    stream = TextStream(TOKENIZER)
+    whole = join(stream.push(ids[:-1]) + stream.push(ids[-1:], is_last_hidden=True) + stream.finish())
+    assert whole == [(TOKENIZER.decode(ids[:-1], skip_special_tokens=True), False)]
+    assert len(stream.offsets) == len(ids)
+
+
+def test_special_tokens_show_where_that_is_asked() -> None:
+    assert TextStream(TOKENIZER).push([0]) == []
+    assert TextStream(TOKENIZER, rules=TextRules(skip_special_tokens=False)).push([0]) == [("<eos>", False)]

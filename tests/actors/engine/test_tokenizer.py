@@ -3,9 +3,10 @@ from pathlib import Path
 
 import pytest
 
+from actors.engine.chat_template import find_chat_template, read_chat_template
 from actors.engine.config import ModelConfig
 from actors.engine.errors import ConfigError, ModelNotFoundError, VocabularyError
-from actors.engine.tokenizer import check_vocabulary, load_tokenizer, read_chat_template
+from actors.engine.tokenizer import check_vocabulary, load_tokenizer
 from tests.actors.engine.tiny_models import tiny_tokenizer
 
 TEMPLATE = "{% for message in messages %}{{ message.content }}{% endfor %}"
@@ -54,6 +55,18 @@ def test_a_chat_template_replaces_the_models(tmp_path: Path, as_file: bool) -> N
 def test_a_chat_template_that_is_neither_file_nor_template_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"chat_template: there is no file /.*mine.jinja"):
         read_chat_template("mine.jinja")
+
+
+def test_a_chat_template_is_found_without_the_tokenizer(tmp_path: Path) -> None:
+    tokenizer = tiny_tokenizer(tmp_path)
+    config = ModelConfig(model=str(tmp_path))
+    assert find_chat_template(config, tmp_path) is None
+    tokenizer.chat_template = {"tool_use": "{{ no }}", "default": TEMPLATE}
+    tokenizer.save_pretrained(tmp_path, save_jinja_files=False)
+    assert find_chat_template(config, tmp_path) == TEMPLATE
+    (tmp_path / "chat_template.jinja").write_text("{{ messages }}")
+    assert find_chat_template(config, tmp_path) == "{{ messages }}"
+    assert find_chat_template(ModelConfig(model=str(tmp_path), chat_template="{{ 1 }}"), tmp_path) == "{{ 1 }}"
 
 
 def test_every_id_of_the_tokenizer_must_be_known_to_the_model(tmp_path: Path) -> None:

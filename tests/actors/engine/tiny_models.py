@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import AutoConfig, GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast
+
+from actors.engine.auto_model import auto_class
 
 VOCAB_SIZE = 199
 HIDDEN_SIZE = 64
@@ -74,22 +76,50 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "mamba": {**_COMMON, "hidden_size": HIDDEN_SIZE, "state_size": 8, "num_hidden_layers": 2, "time_step_rank": 4},
 }
 
+ENCODER_DECODERS: dict[str, dict[str, Any]] = {
+    "t5": {
+        "vocab_size": VOCAB_SIZE,
+        "d_model": HIDDEN_SIZE,
+        "d_kv": HEAD_DIM,
+        "d_ff": 128,
+        "num_layers": 3,
+        "num_heads": 4,
+        **_SPECIAL_IDS,
+        "decoder_start_token_id": 0,
+    },
+    "bart": {
+        **_COMMON,
+        "d_model": HIDDEN_SIZE,
+        "encoder_layers": 3,
+        "decoder_layers": 3,
+        "encoder_ffn_dim": 128,
+        "decoder_ffn_dim": 128,
+        "encoder_attention_heads": 4,
+        "decoder_attention_heads": 4,
+        "max_position_embeddings": CONTEXT,
+        "decoder_start_token_id": 2,
+        "tie_word_embeddings": True,
+    },
+}
+
 
 def make_tiny(architecture: str, path: str | Path, *, seed: int = 0, **overrides: Any) -> str:
     """Save a tiny random model of an architecture as safetensors, in float32, and return where it lies.
 
     Args:
-        architecture: a key of :data:`ARCHITECTURES` (a ``model_type`` of transformers).
+        architecture: a key of :data:`ARCHITECTURES` or :data:`ENCODER_DECODERS` (a ``model_type`` of transformers).
         path: folder to write to; created if it is not there.
         seed: of the weights. Torch's own generator is left as it was.
         overrides: fields of the architecture's configuration.
     """
-    config = AutoConfig.for_model(architecture, **{**ARCHITECTURES[architecture], **overrides})
+    fields = {**ARCHITECTURES, **ENCODER_DECODERS}[architecture]
+    config = AutoConfig.for_model(architecture, **{**fields, **overrides})
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        model = auto_class(config).from_config(config, dtype=torch.float32)
         _spread(model)
-    model.generation_config = GenerationConfig(**_SPECIAL_IDS)
+    start = getattr(config, "decoder_start_token_id", None)
+    model.generation_config = GenerationConfig(**_SPECIAL_IDS, decoder_start_token_id=start)
     model.eval().save_pretrained(str(path))
     return str(path)
 

@@ -1,0 +1,243 @@
+"""transformers' own ``generate`` on an engine's model, one forward at a time and in turns with the engine.
+
+What the engine does not batch (beams, guidance, encoder-decoders, tensors as output, callables of the caller's) runs
+here. Each call is a greenlet on the engine's thread: it runs up to the model's next forward and hands the turn back
+there. So no two of them compute at once, no lock is held, and OpenMP keeps one pool of threads.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from greenlet import getcurrent, greenlet
+from transformers import GenerationConfig, PreTrainedModel
+from transformers.cache_utils import Cache
+from transformers.generation.streamers import BaseStreamer
+
+from actors.engine.errors import GenerationError
+
+
+@dataclass(frozen=True, kw_only=True)
+class NativeCall:
+    """One call of ``generate``, as its caller wrote it.
+
+    Attributes:
+        arguments: of ``generate``, without ``streamer``. May hold tensors, callables and models.
+        defaults: the model's generation defaults as the caller has them; None keeps the loaded ones.
+        seed: of torch's generators for the length of the call; None leaves them as they are.
+        is_streamed: whether new tokens are reported as they come.
+    """
+
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    defaults: GenerationConfig | None = None
+    seed: int | None = None
+    is_streamed: bool = False
+
+
+class Events(Protocol):
+    """Where a run reports to. Called on the engine's thread; must not block."""
+
+    def put(self, token_ids: torch.Tensor) -> None:
+        """Take what a streamer gets: the prompts, then one token a row."""
+
+    def finish(self, output: Any) -> None:
+        """Take the result, its tensors on the CPU."""
+
+    def fail(self, error: Exception) -> None:
+        """Take the error that ended the run, its remote traceback among its notes."""
+
+
+class _Cancelled(BaseException):
+    """Thrown into a run that its caller has given up."""
+
+
+class _Reporter(BaseStreamer):
+    def __init__(self, events: Events) -> None:
+        self._events = events
+
+    def put(self, value: torch.Tensor) -> None:
+        self._events.put(value.detach().cpu().clone())
+
+    def end(self) -> None:
+        """The result says so itself."""
+
+
+class NativeRun:
+    """One call under way. Made by :meth:`NativeModel.start`."""
+
+    def __init__(self, model: NativeModel, call: NativeCall, events: Events) -> None:
+        self._model = model
+        self._call = call
+        self._events = events
+        self._greenlet = greenlet(self._run)
+        self._random_states: list[torch.Tensor] | None = None
+        self.is_cancelled = False
+
+    def advance(self) -> bool:
+        """Run up to the next forward, or to the end. Returns whether there is more to do."""
+        with self._model.turn(self._call), torch.no_grad():
+            outside = _random_states()
+            try:
+                if self._random_states is not None:
+                    _set_random_states(self._random_states)
+                elif self._call.seed is not None:
+                    torch.manual_seed(self._call.seed)
+                if self.is_cancelled:
+                    self._greenlet.throw(_Cancelled())
+                else:
+                    self._greenlet.switch()
+                self._random_states = _random_states()
+            finally:
+                _set_random_states(outside)
+        return not self._greenlet.dead
+
+    def is_running_here(self) -> bool:
+        """Whether the code that asks was called by this run."""
+        return getcurrent() is self._greenlet
+
+    def hand_over(self) -> None:
+        """Give the turn back; returns when :meth:`advance` is called again."""
+        home = self._greenlet.parent
+        assert home is not None, "a greenlet that runs has a parent"
+        home.switch()
+
+    def _run(self) -> None:
+        try:
+            output = self._model.generate(self._call, self._events)
+        except _Cancelled:
+            return
+        except BaseException as error:
+            self._events.fail(_with_traceback(error))
+        else:
+            self._events.finish(output)
+
+
+class NativeModel:
+    """An engine's model as transformers knows it.
+
+    Args:
+        model: shared with the engine, which may have put its own attention on it.
+        attention: transformers' implementation for these runs; ``eager`` where attentions are asked for.
+    """
+
+    def __init__(self, model: PreTrainedModel, attention: str) -> None:
+        self._model = model
+        self._attention = attention
+        self._run: NativeRun | None = None
+        configs = {id(module.config): module.config for module in model.modules() if hasattr(module, "config")}
+        self._configs: list[Any] = list(configs.values())
+        model.register_forward_pre_hook(self._before_forward)
+
+    def start(self, call: NativeCall, events: Events) -> NativeRun:
+        """Begin a call; nothing is computed before the first :meth:`NativeRun.advance`."""
+        return NativeRun(self, call, events)
+
+    def step(self, run: NativeRun) -> bool:
+        """Advance ``run`` by a forward. Returns whether there is more to do."""
+        self._run = run
+        try:
+            return run.advance()
+        finally:
+            self._run = None
+
+    def generate(self, call: NativeCall, events: Events) -> Any:
+        """The call itself, on the run's own stack. Raises whatever transformers raises."""
+        model: Any = self._model
+        if call.defaults is not None:
+            model.generation_config = call.defaults
+        arguments = {name: _to_device(value, model.device) for name, value in call.arguments.items()}
+        if isinstance(assistant := arguments.get("assistant_model"), PreTrainedModel):
+            assistant.eval()
+        streamer = _Reporter(events) if call.is_streamed else None
+        return to_cpu(model.generate(**arguments, streamer=streamer))
+
+    def turn(self, call: NativeCall) -> _Attention:
+        """A context in which the model has transformers' attention."""
+        return _Attention(self._configs, "eager" if _wants_attentions(call) else self._attention)
+
+    def _before_forward(self, module: torch.nn.Module, args: Any) -> None:
+        if self._run is not None and self._run.is_running_here():
+            self._run.hand_over()
+
+
+class _Attention:
+    """Puts an attention implementation on configurations and takes it off again."""
+
+    def __init__(self, configs: list[Any], name: str) -> None:
+        self._configs = configs
+        self._name = name
+        self._before: list[Any] = []
+
+    def __enter__(self) -> None:
+        self._before = [config._attn_implementation_internal for config in self._configs]
+        for config in self._configs:
+            config._attn_implementation_internal = self._name
+
+    def __exit__(self, *error: object) -> None:
+        for config, before in zip(self._configs, self._before, strict=True):
+            config._attn_implementation_internal = before
+
+
+def to_cpu(value: Any) -> Any:
+    """Return ``value`` with every tensor in it on the CPU: tensors, caches, and what nests them."""
+    return _moved(value, torch.device("cpu"))
+
+
+def _to_device(value: Any, device: torch.device) -> Any:
+    """Inputs where the model expects them; callables, models and configurations as they are."""
+    return _moved(value, device)
+
+
+def _moved(value: Any, device: torch.device) -> Any:
+    if isinstance(value, torch.Tensor):
+        return value.to(device)
+    if isinstance(value, Cache):
+        return _moved_cache(value, device)
+    if isinstance(value, dict):  # ModelOutput is one, and assigns its attributes with its items
+        for key in list(value):
+            value[key] = _moved(value[key], device)
+        return value
+    if type(value) in (tuple, list):
+        return type(value)(_moved(item, device) for item in value)
+    return value
+
+
+def _moved_cache(cache: Any, device: torch.device) -> Any:
+    parts = [getattr(cache, name, None) for name in ("self_attention_cache", "cross_attention_cache")]
+    for part in (part for part in parts if part is not None):
+        _moved_cache(part, device)
+    for layer in getattr(cache, "layers", ()):
+        for name, value in vars(layer).items():
+            if isinstance(value, torch.Tensor):
+                setattr(layer, name, value.to(device))
+    return cache
+
+
+def _wants_attentions(call: NativeCall) -> bool:
+    given = call.arguments.get("generation_config")
+    wishes = [call.arguments.get("output_attentions")]
+    wishes += [getattr(config, "output_attentions", None) for config in (given, call.defaults)]
+    return bool(next((wish for wish in wishes if wish is not None), False))
+
+
+def _with_traceback(error: BaseException) -> Exception:
+    """The error as the caller may get it: an Exception, with what happened here among its notes."""
+    if not isinstance(error, Exception):
+        error = GenerationError(f"{type(error).__name__}: {error}")
+    error.add_note("In the target actor:\n" + "".join(traceback.format_exception(error)))
+    return error
+
+
+def _random_states() -> list[torch.Tensor]:
+    states = [torch.get_rng_state()]
+    return states + torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else states
+
+
+def _set_random_states(states: list[torch.Tensor]) -> None:
+    torch.set_rng_state(states[0])
+    if len(states) > 1:
+        torch.cuda.set_rng_state_all(states[1:])

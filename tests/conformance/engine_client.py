@@ -1,0 +1,50 @@
+"""A cluster of one engine in this process: real loading, real engine, real native runs; no Ray and no messages."""
+
+import asyncio
+from collections import defaultdict, deque
+from collections.abc import AsyncIterator
+
+from actors.engine.encoder_decoder import EncoderDecoderEngine
+from actors.engine.engine import Engine
+from actors.engine.native_generation import NativeCall
+from actors.engine.request import Delta, Request
+from actors.native_client import Result
+from actors.native_job import Tokens
+from actors.status import ClusterStats
+from cluster.client import ModelClient
+from tests.cluster.native_here import run_here
+
+
+class EngineClient(ModelClient):
+    """Steps the engine from whichever request waits. Belongs to one event loop."""
+
+    def __init__(self, engine: Engine | EncoderDecoderEngine) -> None:
+        self._engine = engine
+        self._arrived: defaultdict[str, deque[Delta]] = defaultdict(deque)
+        self.num_native = 0
+
+    async def generate(self, request: Request, model: str) -> AsyncIterator[Delta]:
+        """See :class:`cluster.client.GenerationClient`."""
+        self._engine.add(request)
+        is_finished = False
+        while not is_finished:
+            while not self._arrived[request.request_id]:
+                for delta in self._engine.step():
+                    self._arrived[delta.request_id].append(delta)
+                await asyncio.sleep(0)
+            delta = self._arrived[request.request_id].popleft()
+            is_finished = delta.finish_reason is not None
+            yield delta
+
+    async def run_native(self, call: NativeCall, model: str) -> AsyncIterator[Tokens | Result]:
+        """See :class:`cluster.client.ModelClient`."""
+        self.num_native += 1
+        async for item in run_here(self._engine.native, call):
+            yield item
+
+    async def stats(self) -> ClusterStats:
+        """See :class:`cluster.client.GenerationClient`."""
+        return ClusterStats()
+
+    async def close(self) -> None:
+        """Nothing to leave."""
