@@ -16,8 +16,9 @@ from actors.engine.request import Delta, FinishReason, Request
 from actors.link import Link
 from actors.messages import Close, Drain, Extend, ExtendItem, Message, Proposal, Proposals, Stop
 from actors.model_loop import ModelLoop
-from actors.status import WorkerInfo
+from actors.status import DraftingStats, WorkerInfo
 from actors.step_curve import StepCurve
+from actors.stopwatch import Stopwatch
 
 logger = logging.getLogger(__name__)
 
@@ -73,6 +74,7 @@ class DraftLoop(ModelLoop):
         self._pending: dict[str, tuple[str, ExtendItem]] = {}
         self._outboxes: defaultdict[str, _Outbox] = defaultdict(_Outbox)
         self._step_time = Mean(0.0)
+        self._idle = Stopwatch()
         self._curve = StepCurve(*STEP_PRIOR, prior_x=64.0)
 
     def handle(self, message: Message) -> None:
@@ -98,12 +100,14 @@ class DraftLoop(ModelLoop):
         Raises the engine's own error once :data:`MAX_CRASHES` forwards in a row have failed.
         """
         self._apply()
-        if self._engine.has_work():
+        has_work = self._engine.has_work()
+        self._idle.note(self._clock(), is_waiting=not has_work and bool(self._goals))
+        if has_work:
             self._step()
         now = self._clock()
         if now >= self.reporter.next_time:
             self._drop_idle(now)
-            self.reporter.send(now, self._engine.stats())
+            self.reporter.send(now, self._engine.stats(), drafting=DraftingStats(idle_time=self._idle.total))
             if self.reporter.is_draining and not self._goals and not self._pending:
                 self.stop()
 
@@ -159,7 +163,12 @@ class DraftLoop(ModelLoop):
                 Request(
                     request_id=item.request_id,
                     prompt_token_ids=token_ids[: item.num_prompt_tokens],
-                    params=msgspec.structs.replace(item.params, logprobs=None, prompt_logprobs=None),
+                    params=msgspec.structs.replace(
+                        item.params,
+                        # Only its own confidence is of interest.
+                        logprobs=0 if item.params.assistant_confidence_threshold else None,
+                        prompt_logprobs=None,
+                    ),
                     emitted_token_ids=token_ids[item.num_prompt_tokens :],
                 )
             )

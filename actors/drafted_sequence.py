@@ -41,6 +41,7 @@ class DraftedSequence:
         goal: length up to which it has been told to write.
         pace: (position, time): when the id of that position was or will be here; later ones follow a step each.
         pinned: its draft length, where that is not left to ``plan``.
+        scheduled: what its schedule has made of the length that it pins.
     """
 
     token_ids: list[int]
@@ -53,6 +54,7 @@ class DraftedSequence:
     ask: Ask | None = None
     plan: Plan | None = None
     pinned: int | None = None
+    scheduled: int | None = None
     written: Written = field(default_factory=Written)
     acceptance: Acceptance = field(default_factory=Acceptance)
     num_unserved_steps: int = 0

@@ -1,8 +1,8 @@
 """What drafting yields in the long run, and so how far a draft should be waited for: a small renewal model.
 
 Between two forwards of a target a sequence is in one of two states. *Turned*: its last check ended with a token that
-the draft had not foreseen, so the draft starts again, and the target may wait for ``w`` ids. *Ahead*: all was right, the
-draft's own next id included, or it has gone on from the right second choice, so that what it wrote meanwhile is at
+the draft had not foreseen, so the draft starts again, and the target may wait for ``w`` ids. *Ahead*: all was right,
+the draft's own next id included, or it has gone on from the right second choice, so that what it wrote meanwhile is at
 hand, and ``n`` ids of it are checked at once.
 
 ::
@@ -11,7 +11,9 @@ hand, and ``n`` ids of it are checked at once.
     ahead  --all n right, and the next--> ahead      reward E(n) after a forward
     either --otherwise------------------> turned
 
-Tokens a second are the mean reward over the mean time of this chain; without overlap nothing is ever ahead, and it is
+A draft either *rests* once it has written what fits into a forward, so that it turns around at once, or runs on, so that
+none of its time is lost while all goes well, and the target may wait for more of it; which is better depends on how often
+it is right. Tokens a second are the mean reward over the mean time of this chain; without overlap nothing is ever ahead, and it is
 the goodput of synchronous speculation (Leviathan et al. 2023, section 3.3). Sequences of a batch share each forward and
 each wait. k = 0 comes out where waiting and wider forwards cost more than they bring.
 """
@@ -58,7 +60,7 @@ class Plan:
     Attributes:
         is_drafted: whether drafting pays at all.
         num_draft_tokens: ids to ask for, and to wait for, where none are at hand.
-        num_ahead: ids that the draft can write during a forward.
+        num_ahead: ids that the draft may write during a forward.
         rate: tokens a second of one sequence.
         gains: of each further id at hand, in tokens; what a later id is worth less than an earlier one is its cost.
         num_to_check: of 0, 1, 2 ... ids at hand, how many are worth their rows.
@@ -70,6 +72,21 @@ class Plan:
     rate: float
     gains: tuple[float, ...]
     num_to_check: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class _Best:
+    """The best way found: ids to wait for when turned, ids checked when ahead, ids that the draft may write meanwhile."""
+
+    rate: float
+    num_wait: int = 0
+    num_ready: int = 0
+    num_ahead: int = 0
+    lead: float = 0.0  # tokens that being ahead is worth
+
+
+def _rate(best: _Best) -> float:
+    return best.rate
 
 
 def best_plan(runs: Sequence[float], conditions: Conditions) -> Plan:
@@ -89,29 +106,39 @@ def best_plan(runs: Sequence[float], conditions: Conditions) -> Plan:
     w = np.arange(most + 1)
     plain = 1.0 / float(verify(batch))
     wait = np.where(w > 0, conditions.latency + w * conditions.draft_step, 0.0)
-    num_meanwhile = int(1.0 / plain / max(conditions.draft_step, MIN_SECONDS) + 1e-6)
-    is_overlapped = conditions.is_overlapped and num_meanwhile > 0
+    num_meanwhile = 1.0 / plain / max(conditions.draft_step, MIN_SECONDS)
+    best = _Best(plain)
+    if not conditions.is_overlapped or num_meanwhile < 1.0:
+        rates = expected / (verify(batch * (1.0 + w)) + wait)
+        best = max(best, _Best(float(rates.max()), int(rates.argmax())), key=_rate)
+    else:
+        next_ahead = q + (1.0 - q) * conditions.foresight
+        to_ahead = next_ahead[w + 1]
+        for rests in (True, False):
+            num_there = int(num_meanwhile + 1e-6) if rests else num_meanwhile
+            turn = wait + (0.0 if rests else conditions.draft_step / 2) * (w > 0)
+            for n in range(min(most, int(num_there) - 1) + 1 if rests else most + 1):
+                more = max(0.0, n + 1 - num_there) * conditions.draft_step
+                stays = next_ahead[n + 1]
+                ahead = to_ahead / (1.0 + to_ahead - stays)
+                seconds = verify(batch * (1.0 + (1.0 - ahead) * w + ahead * n))
+                seconds = seconds + turn * (1.0 - ahead**batch) + more * ahead
+                rates = ((1.0 - ahead) * expected[w] + ahead * expected[n]) / seconds
+                i = int(rates.argmax())
+                if rates[i] > best.rate:
+                    share = turn[i] * ahead[i] ** (batch - 1) - more
+                    lead = (expected[n] - expected[i] + rates[i] * share) / (1.0 - stays + to_ahead[i])
+                    num_ahead = int(num_there) if rests else most + 1
+                    best = _Best(float(rates[i]), i, n, num_ahead, max(0.0, float(lead)))
+    rate, lead = best.rate, best.lead
     next_ahead = q + (1.0 - q) * conditions.foresight
-    best = (plain, 0, 0, 0.0)  # rate, w, n, advantage of being ahead, in tokens
-    for n in range(min(most, num_meanwhile - 1) + 1 if is_overlapped else 1):
-        to_ahead = next_ahead[w + 1] if is_overlapped else np.zeros(most + 1)
-        stays = next_ahead[n + 1] if is_overlapped else 0.0
-        ahead = to_ahead / (1.0 + to_ahead - stays)
-        seconds = verify(batch * (1.0 + (1.0 - ahead) * w + ahead * n))
-        rates = ((1.0 - ahead) * expected[w] + ahead * expected[n]) / (seconds + wait * (1.0 - ahead**batch))
-        i = int(rates.argmax())
-        if rates[i] > best[0]:
-            share = wait[i] * ahead[i] ** (batch - 1)
-            lead = (expected[n] - expected[i] + rates[i] * share) / (1.0 - stays + to_ahead[i])
-            best = (float(rates[i]), i, n, max(0.0, float(lead)) * is_overlapped)
-    rate, num_wait, num_ready, lead = best
     worth = expected + next_ahead[1 : most + 2] * lead - rate * verify(batch * (1.0 + w))
     num_to_check = _prefix_argmax(worth)
     at_hand = worth[num_to_check]
     return Plan(
-        is_drafted=rate >= plain * MIN_GAIN and num_wait + num_ready > 0,
-        num_draft_tokens=max(1, num_wait),
-        num_ahead=min(num_meanwhile, most + 1) if is_overlapped else 0,
+        is_drafted=rate >= plain * MIN_GAIN and best.num_wait + best.num_ready > 0,
+        num_draft_tokens=max(1, best.num_wait),
+        num_ahead=min(best.num_ahead, most + 1),
         rate=rate,
         gains=tuple(float(gain) for gain in np.diff(at_hand)),
         num_to_check=tuple(int(n) for n in num_to_check),

@@ -117,8 +117,8 @@ class Proposal(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Drafted ids that follow position ``start`` - 1 of a sequence. Empty ids: the draft cannot serve this one now.
 
     ``start`` is as far as the draft knows the sequence as confirmed, so that what it wrote on an assumption that did
-    not hold shows as different from what was emitted. ``fork`` is the position of the one id that was the draft's second
-    choice, 0 where all are its first.
+    not hold shows as different from what was emitted. ``fork`` is the position of the one id that was the draft's
+    second choice, 0 where all are its first.
     """
 
     request_id: str

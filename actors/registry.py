@@ -1,7 +1,7 @@
 """The workers that the router knows: who is alive, what each reported last, and how many steps they have made."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import msgspec
 
@@ -23,7 +23,7 @@ class _Worker:
     is_draining: bool = False
     draft_length: int = 0
     draft_wait_time: float = 0.0
-    drafting: DraftingStats = DraftingStats()
+    drafting: DraftingStats = field(default_factory=DraftingStats)
 
 
 class Registry:

@@ -15,24 +15,24 @@ more than the time (:mod:`actors.patience`). Sequences with a pinned draft lengt
 their drafts, and hold up nobody else. Nothing waits for a draft that has yet to read the prompt.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 
 from actors.config import RouterConfig
+from actors.draft_length import scheduled_length
 from actors.draft_view import DraftView
 from actors.drafted_sequence import Ask, DraftedSequence
 from actors.engine.protocol import TokenEngine
 from actors.engine.request import Delta, Request
-from actors.goodput import Plan
+from actors.gate import Gate
 from actors.link import Link
 from actors.messages import Close, Extend, ExtendItem, Proposal, Proposals
-from actors.patience import Prospect, worthwhile_wait
 from actors.planner import Planner
+from actors.status import DraftingStats
 from actors.written import Verdict
 
 FIRST_ANSWER_TIMEOUTS = 4  # draft timeouts that a draft may take to read a prompt before it counts as a miss
-PATIENCE = 1.0  # how much longer than expected a wait may take, as a part of it, before the target runs on
-MIN_PATIENCE = 0.002
+MAX_BRANCHES = 8
 PROBE_LENGTH = 4  # tokens asked of a draft that does not pay, to see whether it does by now
 
 
@@ -61,8 +61,9 @@ class Rounds:
         self._held: set[str] = set()
         self._num_steps = 0
         self._has_new = False  # sequences whose prompts are not known to be computed: they must not wait for drafts
-        self._wait_until: float | None = 0.0  # None: to be decided
-        self._awaited: set[str] = set()
+        self._gate = Gate(config, self._planner, self._drafts)
+        self._counts: Counter[str] = Counter()
+        self._lengths: dict[int, int] = {}  # pinned draft lengths, and what the schedule "heuristic" has made of them
         self.last_draft_length = 0
 
     def __contains__(self, request_id: str) -> bool:
@@ -71,6 +72,10 @@ class Rounds:
     def request_ids(self) -> tuple[str, ...]:
         """Return the ids of all sequences."""
         return tuple(self._sequences)
+
+    def stats(self) -> DraftingStats:
+        """Return what has been counted."""
+        return DraftingStats(**self._counts)
 
     def emitted(self, request_id: str) -> tuple[int, ...]:
         """Return the tokens of a sequence behind its prompt."""
@@ -105,7 +110,7 @@ class Rounds:
         self._close(known)
         for request_id in known:
             del self._sequences[request_id]
-        self._wait_until = None
+        self._gate.reconsider()
 
     def note_step(self, num_rows: int, elapsed: float, *, is_decode: bool) -> None:
         """Learn from a forward of ``num_rows`` rows that took ``elapsed`` seconds; prefill says nothing here."""
@@ -118,18 +123,22 @@ class Rounds:
         """Enter a step's new tokens, let go of sequences that ended, and tell drafts about the others."""
         ended: list[str] = []
         running: list[str] = []
+        has_drafts = False
         for delta in deltas:
             sequence = self._sequences.get(delta.request_id)
             if sequence is None:
                 continue
+            has_drafts |= delta.num_drafted > 0
             verdict = sequence.written.advance(len(sequence.token_ids), delta.token_ids)
             sequence.token_ids.extend(delta.token_ids)
             self._learn(sequence, verdict)
             if not delta.num_drafted:
                 sequence.acceptance.forget()
+            self._reschedule(sequence, delta)
             sequence.num_unserved_steps = max(0, sequence.num_unserved_steps - 1)
             (running if delta.finish_reason is None else ended).append(delta.request_id)
         self.remove(ended)
+        self._counts["num_rounds"] += has_drafts
         asked = next((self._sequences[i] for i in running if self._sequences[i].ask is not None), None)
         self._planner.next_step(len(self._sequences), self._drafts[asked.draft_id] if asked is not None else None)
         self._ask(running)
@@ -154,19 +163,13 @@ class Rounds:
                 self._drop_ask(request_id)
                 unknown.append(request_id)
         view.answered(answered, now, self._config.draft_timeout)
-        self._wait_until = None
+        self._gate.reconsider()
         self._ask(unknown)
 
     def is_ready(self) -> bool:
         """Whether the engine should run now, rather than wait for drafts that are about to come."""
-        now = self._clock()
-        if self._wait_until is None:
-            self._wait_until = self._decide(now)
-        elif 0.0 < self._wait_until <= now:
-            for draft_id in self._awaited:
-                self._drafts[draft_id].is_late = True
-            self._wait_until = 0.0
-        return self._wait_until <= now
+        running = (sequence for request_id, sequence in self._sequences.items() if request_id not in self._held)
+        return self._gate.is_open(running, self._clock(), has_new=self._has_new)
 
     def attach(self) -> None:
         """Hand the engine the drafts that its next forward is to check."""
@@ -175,7 +178,7 @@ class Rounds:
             if not token_ids or request_id in self._held:
                 continue
             if sequence.pinned is not None:
-                count = sequence.pinned
+                count = sequence.scheduled or sequence.pinned
             elif sequence.plan is not None:
                 to_check = sequence.plan.num_to_check
                 count = to_check[min(len(token_ids), len(to_check) - 1)]
@@ -193,14 +196,14 @@ class Rounds:
             if sequence.draft_id in silent or (sequence.ask is not None and sequence.ask.deadline <= now):
                 self._drop_ask(request_id)
         if silent:
-            self._wait_until = None
+            self._gate.reconsider()
 
     def next_deadline(self) -> float | None:
         """Return when something is due here although nothing has come in; None while nothing is awaited."""
         times = [view.deadline for view in self._drafts.values() if view.deadline is not None]
         times += [ask.deadline for i in self._held if (ask := self._sequences[i].ask) is not None]
-        if self._wait_until:
-            times.append(self._wait_until)
+        if self._gate.opens_at:
+            times.append(self._gate.opens_at)
         return min(times, default=None)
 
     def _take(self, sequence: DraftedSequence, view: DraftView, proposal: Proposal, now: float) -> bool:
@@ -235,11 +238,12 @@ class Rounds:
             view = self._drafts[sequence.draft_id]
             view.acceptance.add(verdict.num_accepted, verdict.num_rejected)
             view.second.add(verdict.num_foreseen, verdict.num_unforeseen)
+        self._counts["num_branch_hits"] += verdict.num_foreseen
 
     def _ask(self, request_ids: Iterable[str]) -> None:
         """Tell the drafts of sequences what is confirmed and ask for proposals, in one message a draft."""
         now = self._clock()
-        self._wait_until = None
+        self._gate.reconsider()
         items: defaultdict[str, list[ExtendItem]] = defaultdict(list)
         for request_id in request_ids:
             sequence = self._sequences[request_id]
@@ -274,6 +278,8 @@ class Rounds:
             return None
         start, is_known, position = sequence.num_acked, sequence.is_known, len(sequence.token_ids)
         at_hand = sequence.num_written - position
+        self._counts["num_ahead_hits"] += at_hand > 0
+        self._counts["num_probes"] += is_probe
         num_ahead = max(k, at_hand) + num_ahead - k
         if not 0 < at_hand < sequence.goal - position:  # it was turned around, or has come to rest
             step = view.steps[self._planner.is_overlapped].value
@@ -291,7 +297,7 @@ class Rounds:
             token_ids=tuple(sequence.token_ids[start:]),
             num_draft_tokens=k,
             num_ahead=num_ahead,
-            num_branches=max(k, at_hand) + 1 if num_ahead and self._config.branches else 0,
+            num_branches=min(max(k, at_hand) + 1, MAX_BRANCHES) if num_ahead and self._config.branches else 0,
             num_prompt_tokens=0 if is_known else sequence.num_prompt_tokens,
             params=None if is_known else sequence.params,
         )
@@ -305,7 +311,7 @@ class Rounds:
             return 0, 0, False
         plan = sequence.plan = self._planner.plan(sequence.acceptance, view)
         if sequence.pinned is not None:
-            k = min(sequence.pinned, room)
+            k = min(sequence.scheduled or sequence.pinned, room)
             return k, min(plan.num_ahead, k + 1), False
         if plan.is_drafted:
             view.pays()
@@ -313,41 +319,15 @@ class Rounds:
         is_probe = view.take_probe(self._num_steps)
         return min(PROBE_LENGTH * is_probe, room), 0, is_probe
 
-    def _decide(self, now: float) -> float:
-        """Return the time until which to wait for drafts, 0 where the engine should run now."""
-        self._awaited.clear()
-        if self._has_new:
-            return 0.0
-        prospects = []
-        rate = 0.0
-        first_asked = now
-        for request_id, sequence in self._sequences.items():
-            plan, ask = sequence.plan, sequence.ask
-            if request_id in self._held or plan is None:
-                continue
-            rate += plan.rate
-            if sequence.pinned is not None or ask is None or not ask.can_wait or not sequence.draft_id:
-                continue
-            view = self._drafts[sequence.draft_id]
-            if not view.can_wait():
-                continue
-            prospects.append(self._prospect(sequence, plan, ask, view))
-            self._awaited.add(sequence.draft_id)
-            first_asked = min(first_asked, ask.time)
-        until = worthwhile_wait(prospects, rate, now, self._config.draft_timeout)
-        if until <= now:
-            return 0.0
-        return until + max(MIN_PATIENCE, PATIENCE * (until - first_asked))
-
-    def _prospect(self, sequence: DraftedSequence, plan: Plan, ask: Ask, view: DraftView) -> Prospect:
-        """What a draft is about to send for a sequence."""
-        end = sequence.num_written
-        at_hand = end - len(sequence.token_ids)
-        num_first = max(1, ask.num_draft_tokens - at_hand)
-        step = view.steps[self._planner.is_overlapped].value
-        position, time = sequence.pace
-        first = time + (end + num_first - 1 - position) * step
-        return Prospect(first, step, num_first, plan.gains[at_hand : sequence.goal - len(sequence.token_ids)])
+    def _reschedule(self, sequence: DraftedSequence, delta: Delta) -> None:
+        """Let a pinned draft length follow its schedule."""
+        schedule, pinned = sequence.params.num_assistant_tokens_schedule, sequence.pinned
+        if not pinned or schedule == "constant":
+            return
+        before = sequence.scheduled or self._lengths.get(pinned, pinned)
+        sequence.scheduled = scheduled_length(schedule, before, delta.num_drafted, delta.num_accepted)
+        if schedule == "heuristic":
+            self._lengths[pinned] = sequence.scheduled
 
     def _release(self, request_id: str) -> None:
         """Let a held sequence run."""

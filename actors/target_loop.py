@@ -89,6 +89,7 @@ class TargetLoop(ModelLoop):
                 self._rounds.request_ids(),
                 draft_length=self._rounds.last_draft_length,
                 draft_wait_time=self._draft_wait.total,
+                drafting=self._rounds.stats(),
             )
             if self.reporter.is_draining and not self._rounds.request_ids():
                 self.stop()

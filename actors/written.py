@@ -36,6 +36,10 @@ class _Path:
     fork: int
 
 
+def _fork(path: _Path) -> int:
+    return path.fork
+
+
 class Written:
     """Drafted paths that agree with the confirmed ids of one sequence. No id is judged twice."""
 
@@ -64,7 +68,8 @@ class Written:
             fork = 0
         if is_right and ahead and not any(p.fork == fork and p.token_ids[: len(ahead)] == ahead for p in self._paths):
             kept = [p for p in self._paths if p.fork != fork or ahead[: len(p.token_ids)] != p.token_ids]
-            self._paths = [*kept[-(MAX_NUM_PATHS - 1) :], _Path(ahead, fork)]
+            # First choices come first, then the branches that are likely to be needed soonest.
+            self._paths = sorted([*kept, _Path(ahead, fork)], key=_fork)[:MAX_NUM_PATHS]
         return verdict
 
     def advance(self, start: int, new_ids: Sequence[int]) -> Verdict:
@@ -72,12 +77,12 @@ class Written:
         end = start + len(new_ids)
         verdict = Verdict()
         kept: list[_Path] = []
-        for path in sorted(self._paths, key=lambda path: path.fork):  # first choices are judged before second ones
+        for path in self._paths:  # first choices are judged before second ones
             judged, is_right = self._judge(start, path.token_ids, new_ids, path.fork)
             verdict += judged
             if is_right and len(path.token_ids) > len(new_ids):
                 kept.append(_Path(path.token_ids[len(new_ids) :], path.fork if path.fork >= end else 0))
-        self._paths = kept
+        self._paths = sorted(kept, key=_fork)
         return verdict
 
     def _judge(self, start: int, drafted: Sequence[int], confirmed: Sequence[int], fork: int) -> tuple[Verdict, bool]:

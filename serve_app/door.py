@@ -45,7 +45,6 @@ class Door:
         if scope["type"] != ScopeType.HTTP:
             await self._app(scope, receive, send)
             return
-        scope = cast("HTTPScope", scope)
         if self._keys is not None and (refusal := _check_key(self._keys, scope)) is not None:
             await self._refuse(refusal, send)
         elif scope["method"] != "POST":

@@ -30,8 +30,8 @@ class GenerationParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     ``prompt_logprobs`` asks the same of the prompt's tokens, by the model's own distribution, before any processor.
     ``grammar`` is what the text has to be (:mod:`actors.engine.grammar`).
     ``num_assistant_tokens`` pins the draft length; None leaves it to the cluster, 0 turns drafting off. A pinned length
-    follows ``num_assistant_tokens_schedule``, and drafting pauses behind a token that the draft gave a probability below
-    ``assistant_confidence_threshold``.
+    follows ``num_assistant_tokens_schedule``, and drafting pauses behind a token that the draft gave a probability
+    below ``assistant_confidence_threshold``.
     """
 
     max_new_tokens: PositiveInt = 20

@@ -35,8 +35,8 @@ function clusterWords({ error, latest, model }) {
 
 account.onLook(() => {
   const [state, words] = clusterWords(account);
-  element("cluster").dataset.state = state;
-  say(element("cluster"), words);
+  element("state").dataset.state = state;
+  say(element("state"), words);
 });
 
 document.addEventListener("keydown", (event) => {

@@ -28,14 +28,14 @@ ROOT = Path(__file__).parents[2]
 MANIFEST = ROOT / "k8s/cpu-demo/rayservice.yaml"
 PICTURE = RESULTS / "autoscale.png"
 
-NUM_CLIENTS = 24
+NUM_CLIENTS = 20
 NUM_LEFT = 4  # that go on while targets drain
 NUM_SEEDS = 4
-NUM_TOKENS = 160
+NUM_TOKENS = 96
 NUM_RARE_TOKENS = 16
 RARE_SECONDS = 3.0
 QUIET_SECONDS = 15.0
-HOLD_SECONDS = 30.0
+HOLD_SECONDS = 20.0
 REQUEST_SECONDS = 900.0
 START_SECONDS = 900.0
 GROW_SECONDS = 600.0
@@ -71,6 +71,7 @@ class Trial:
         cluster = spec["rayClusterConfig"]
         self.serve_config = yaml.safe_load(spec["serveConfigV2"])
         self.serve_config["http_options"]["port"] = free_port()
+        self.serve_config["proxy_location"] = "HeadOnly"
         args = self.serve_config["applications"][0]["args"]
         self.low = {role: args[role]["replicas"] for role in POOLS}
         self.high = {role: args[role]["max_replicas"] for role in POOLS}
@@ -241,6 +242,7 @@ def report(trial: Trial) -> Report:
             "serve_config": trial.serve_config,
             "overrides": {
                 "http_options.port": "a free one, since the nodes share one host",
+                "proxy_location": "HeadOnly, since on one host no Service stands before the proxies of nodes that go",
                 "memory": "left out of the groups' resources, since one host has it all",
             },
             "idle_timeout_seconds": trial.idle_seconds,

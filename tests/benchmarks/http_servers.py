@@ -1,8 +1,8 @@
 """The servers that ``http`` compares: our door on a model that costs nothing, and Starlette with the same chunks.
 
-``python -m tests.benchmarks.http_servers slipstream PORT``, or ``starlette PORT FILE``, or ``starlette-bytes PORT FILE``,
-where the file holds the events as a JSON list of texts. The first of the two is a stream as one writes it by hand: it
-asks the model for each step, and encodes a chunk. The second sends bytes that lie ready, with nothing behind them.
+``python -m tests.benchmarks.http_servers KIND PORT [FILE]``, where the file holds the events as a JSON list of texts.
+The kind is ``slipstream``; or ``starlette``, a stream as one writes it by hand, which asks the model for each step and
+encodes a chunk; or ``starlette-bytes``, which sends bytes that lie ready, with nothing behind them.
 """
 
 import asyncio

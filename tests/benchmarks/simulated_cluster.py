@@ -2,7 +2,7 @@
 
 Every actor has a clock of its own, as far as it has come. The one that is furthest behind goes next, takes the
 messages that have reached it by then, and runs once, in which its forward moves its clock; what it sends arrives a
-message's time later. So actors compute side by side, the outcome is the same on every machine, and nothing is waited for.
+message's time later. So actors compute side by side, the outcome is the same on every machine, and nothing waits.
 """
 
 import heapq

@@ -37,10 +37,10 @@ class EncodingLink:
 def router_seconds(num_streams: int) -> float:
     """Processor time of the router in one round of so many streams."""
     link = EncodingLink()
-    router = Router(link, RouterConfig(max_num_requests=num_streams, worker_timeout=1e6), time.monotonic)
+    router = Router(link, RouterConfig(max_num_requests=num_streams), lambda: 1.0)
     num_targets = -(-num_streams // STREAMS_A_TARGET)
     infos = [
-        WorkerInfo(worker_id=f"{role}-{n}", role=role, pool="simulated", model="simulated", pid=n)  # type: ignore[arg-type]
+        WorkerInfo(worker_id=f"{role}-{n}", role=role, pool="simulated", model="simulated", pid=n)
         for role in ("draft", "target")
         for n in range(num_targets)
     ]

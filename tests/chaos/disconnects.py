@@ -96,7 +96,7 @@ def disturb(
         until(lambda: is_idle(server), SETTLE_SECONDS)
     except AssertionError:
         failures.append(f"not idle {SETTLE_SECONDS:g} s later: free and all blocks {server.free_blocks()}")
-    seconds = time.monotonic() - began
+    seconds, blocks = time.monotonic() - began, server.free_blocks()
     if server.pids() != pids:
         failures.append(f"other processes than before: {pids} became {server.pids()}")
     if server.complete(max_tokens=8)["choices"][0]["text"] != expected:
@@ -104,7 +104,7 @@ def disturb(
     figures: dict[str, object] = {
         "disconnects": dict(Counter(client.place for client in clients)),
         "seconds_until_idle": seconds,
-        "blocks_free_and_all": server.free_blocks(),
+        "blocks_free_and_all": blocks,
         "same_pids": server.pids() == pids,
         "resident_mib_before": before,
         "resident_mib_after": server.resident(),

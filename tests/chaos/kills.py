@@ -12,8 +12,9 @@ from typing import Any, Literal
 
 from tqdm import tqdm
 
-from actors.config import RouterConfig, WorkerConfig
+from actors.config import Role, RouterConfig, WorkerConfig
 from actors.engine.config import EngineConfig, ModelConfig
+from actors.engine.errors import GenerationError, SlipstreamError
 from actors.engine.request import Request
 from actors.router_client import RouterClient
 from actors.start import get_router
@@ -131,8 +132,7 @@ async def _find(client: RouterClient, victim: Victim, source: random.Random) -> 
         if victim == "router":
             pids = [await asyncio.to_thread(_router_pid)]
         else:
-            stats = await client.stats()
-            pids = [worker.info.pid for worker in stats.workers if worker.is_alive and worker.info.role == victim]
+            pids = await _worker_pids(client, victim)
         alive = [pid for pid in pids if pid and os.path.exists(f"/proc/{pid}")]
         if alive:
             return source.choice(alive)
@@ -140,12 +140,20 @@ async def _find(client: RouterClient, victim: Victim, source: random.Random) -> 
         await asyncio.sleep(POLL_INTERVAL)
 
 
+async def _worker_pids(client: RouterClient, role: Role) -> list[int]:
+    try:
+        stats = await client.stats()
+    except GenerationError:
+        return []
+    return [worker.info.pid for worker in stats.workers if worker.is_alive and worker.info.role == role]
+
+
 def _router_pid() -> int:
     import ray
 
     try:
         pid: int = ray.get(get_router().__ray_call__.remote(lambda _: os.getpid()))
-    except ray.exceptions.RayError:
+    except (ray.exceptions.RayError, SlipstreamError):
         return 0
     return pid
 

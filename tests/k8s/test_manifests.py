@@ -136,7 +136,9 @@ def test_a_service_outlives_its_head_and_knows_when_it_is_ready(name: str) -> No
         if pod == "head":  # the operator hands over the application only to a head that is ready
             assert "readinessProbe" not in container
         else:
-            assert container["readinessProbe"]["httpGet"] == {"path": "/ready", "port": "serve"}
+            command = " ".join(container["readinessProbe"]["exec"]["command"])
+            port = {p["name"]: p["containerPort"] for p in container["ports"]}["serve"]
+            assert re.findall(rf"http://127.0.0.1:{port}(\S+)", command) == ["/-/healthz", "/ready"]
 
 
 def test_the_network_is_closed_but_for_what_is_named() -> None:

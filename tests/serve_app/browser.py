@@ -38,7 +38,7 @@ class Page:
         self.url = url
         driver.get("about:blank")  # so that an address with another view is a new page, too
         driver.get(f"{url}/#{view}")
-        self.wait(lambda: "Looking" not in self.text("#cluster"))
+        self.wait(lambda: "Looking" not in self.text("#state"))
 
     def all(self, selector: str) -> list[Any]:
         """The elements that fit."""

@@ -119,8 +119,8 @@ async def test_a_failed_sequence_raises() -> None:
 @pytest.mark.parametrize("route", ["/v1/completions", "/v1/chat/completions"])
 async def test_each_token_says_where_its_text_begins(http: AsyncTestClient[Litestar], route: str) -> None:
     """Both routes in the same words, so that a page can show any answer token by token."""
-    chat = {"messages": [{"role": "user", "content": "Once"}]}
-    question = chat if "chat" in route else {"prompt": "Once", "echo": True}
+    chat: dict[str, object] = {"messages": [{"role": "user", "content": "Once"}]}
+    question: dict[str, object] = chat if "chat" in route else {"prompt": "Once", "echo": True}
     answer = await http.post(route, json=question | {"max_tokens": 200, "return_token_ids": True})
     choice = answer.json()["choices"][0]
     ids, offsets = choice["token_ids"], choice["slipstream"]["text_offset"]

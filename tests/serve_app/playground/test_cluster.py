@@ -48,6 +48,7 @@ def test_figures_charts_and_workers(page: Page) -> None:
     assert page.texts(".chart .value") == ["100", "50 %", "1 / 2", "60 %"]
     assert page.texts("#positions b") == ["100 %", "90 %", "70 %", "40 %"]
     assert page.texts("#figures dd")[2] == "3"
+    assert page.driver.execute_script("return scrollY") == 0  # the address names a view, no place on the page
     assert (page.texts("#targets .name"), page.texts("#drafts .name")) == (["target-0"], ["draft-0"])
     assert (page.texts("#targets .state"), page.texts("#drafts .state")) == (["serving"], ["draining"])
     assert "60 %" in page.text("#targets dl")

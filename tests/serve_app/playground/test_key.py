@@ -38,7 +38,7 @@ def give(page: Page, key: str) -> None:
 
 
 def test_a_key_is_asked_for_and_opens_the_door(page: Page, fake: FakeClient) -> None:
-    page.wait(lambda: page.text("#cluster") == "An API key is needed")
+    page.wait(lambda: page.text("#state") == "An API key is needed")
     page.click("#write")
     page.wait(lambda: "API key" in page.text("#view-complete .trouble [role=alert]"))
     page.click("#view-complete .trouble button")
@@ -48,7 +48,7 @@ def test_a_key_is_asked_for_and_opens_the_door(page: Page, fake: FakeClient) -> 
     page.wait(lambda: "not known" in page.text("#view-complete .trouble [role=alert]"))
     page.click("#key-button")
     give(page, KEY)
-    page.wait(lambda: "toy" in page.text("#cluster"))
+    page.wait(lambda: "toy" in page.text("#state"))
     page.click("#write")
     page.wait(lambda: page.text("#view-complete .sheet").endswith(TEXT))
     assert page.problems() == []
@@ -57,17 +57,17 @@ def test_a_key_is_asked_for_and_opens_the_door(page: Page, fake: FakeClient) -> 
 def test_a_key_is_kept_by_the_tab_alone_until_it_is_forgotten(page: Page) -> None:
     page.click("#key-button")
     give(page, KEY)
-    page.wait(lambda: "toy" in page.text("#cluster"))
+    page.wait(lambda: "toy" in page.text("#state"))
     kept = "return [localStorage.length, document.cookie, location.href.includes(arguments[0])]"
     assert page.driver.execute_script(kept, KEY) == [0, "", False]
     page.driver.refresh()
-    page.wait(lambda: "toy" in page.text("#cluster"))
+    page.wait(lambda: "toy" in page.text("#state"))
     page.driver.get(f"{page.url}/docs")
     page.wait(lambda: "POST /v1/completions" in page.text("#docs"))
     page.driver.get(f"{page.url}/#complete")
     page.click("#key-button")
     page.click("#key-forget")
-    page.wait(lambda: page.text("#cluster") == "An API key is needed")
+    page.wait(lambda: page.text("#state") == "An API key is needed")
     assert page.driver.execute_script("return sessionStorage.length") == 0
 
 
