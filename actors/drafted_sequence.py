@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass, field
 
-from actors.draft_length import Acceptance
+from actors.draft_length import Acceptance, scheduled_length
 from actors.engine.params import GenerationParams
+from actors.engine.request import Delta
 from actors.goodput import Plan
 from actors.written import Written
 
@@ -86,3 +87,20 @@ class DraftedSequence:
         self.num_unserved_steps = self.unserved_backoff
         self.unserved_backoff = min(2 * self.unserved_backoff, MAX_UNSERVED_STEPS)
         self.num_acked = 0
+
+    def reschedule(self, delta: Delta, lengths: dict[int, int]) -> None:
+        """Let a pinned draft length follow its schedule. ``lengths`` keeps what "heuristic" has made of each."""
+        schedule = self.params.num_assistant_tokens_schedule
+        if not self.pinned or schedule == "constant":
+            return
+        before = self.scheduled or lengths.get(self.pinned, self.pinned)
+        self.scheduled = scheduled_length(schedule, before, delta.num_drafted, delta.num_accepted)
+        if schedule == "heuristic":
+            lengths[self.pinned] = self.scheduled
+
+
+def known_ids(token_ids: tuple[int, ...], vocab_size: int) -> tuple[int, ...]:
+    """Return the ids up to the first that a vocabulary does not have; its size is 0 where it is not known."""
+    if not vocab_size:
+        return token_ids
+    return token_ids[: next((n for n, token_id in enumerate(token_ids) if token_id >= vocab_size), len(token_ids))]

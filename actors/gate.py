@@ -6,8 +6,8 @@ from actors.config import RouterConfig
 from actors.draft_view import DraftView
 from actors.drafted_sequence import Ask, DraftedSequence
 from actors.goodput import Plan
-from actors.patience import Prospect, worthwhile_wait
 from actors.planner import Planner
+from actors.prospect import Prospect, worthwhile_wait
 
 PATIENCE = 1.0  # how much longer than expected a wait may take, as a part of it, before the target runs on
 MIN_PATIENCE = 0.002

@@ -11,9 +11,11 @@ hand, and ``n`` ids of it are checked at once.
     ahead  --all n right, and the next--> ahead      reward E(n) after a forward
     either --otherwise------------------> turned
 
-A draft either *rests* once it has written what fits into a forward, so that it turns around at once, or runs on, so that
-none of its time is lost while all goes well, and the target may wait for more of it; which is better depends on how often
-it is right. Tokens a second are the mean reward over the mean time of this chain; without overlap nothing is ever ahead, and it is
+A draft either *rests* once it has written what fits into a forward, so that it turns around at once, or runs on, so
+that none of its time is lost while all goes well, and the target may wait for more of it; which is better depends on
+how often it is right.
+
+Tokens a second are the mean reward over the mean time of this chain; without overlap nothing is ever ahead, and it is
 the goodput of synchronous speculation (Leviathan et al. 2023, section 3.3). Sequences of a batch share each forward and
 each wait. k = 0 comes out where waiting and wider forwards cost more than they bring.
 """
@@ -76,7 +78,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class _Best:
-    """The best way found: ids to wait for when turned, ids checked when ahead, ids that the draft may write meanwhile."""
+    """The best way found: ids to wait for when turned, to check when ahead, and that the draft may write meanwhile."""
 
     rate: float
     num_wait: int = 0

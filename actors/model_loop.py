@@ -1,11 +1,13 @@
 """What the loops of targets and drafts have in common."""
 
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 
 from actors.config import RouterConfig
 from actors.engine.protocol import TokenEngine
 from actors.link import Link
+from actors.messages import Message
 from actors.reporter import Reporter
 from actors.status import WorkerInfo
 
@@ -14,7 +16,7 @@ logger = logging.getLogger(__name__)
 MAX_CRASHES = 3  # forwards that may fail one after the other before the process is given up
 
 
-class ModelLoop:
+class ModelLoop(ABC):
     """One engine, its way to the router, and its end. Every method is called by the thread that owns the engine.
 
     Attributes:
@@ -41,6 +43,22 @@ class ModelLoop:
         self._num_crashes = 0
         self.reporter = Reporter(link, router_id, info, config.report_interval)
         self.is_stopped = False
+
+    @abstractmethod
+    def handle(self, message: Message) -> None:
+        """Take in one message."""
+
+    @abstractmethod
+    def run_once(self) -> None:
+        """Run one forward if there is work, and whatever is due."""
+
+    @abstractmethod
+    def has_work(self) -> bool:
+        """Whether :meth:`run_once` should be called again at once."""
+
+    @abstractmethod
+    def next_deadline(self) -> float:
+        """Return when :meth:`run_once` has to be called even though nothing has come in."""
 
     def stop(self) -> None:
         """End the loop and tell the router so."""

@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Set
+from collections.abc import Collection, Iterable, Iterator, Set
 from dataclasses import dataclass, field
 
 from actors.engine.request import Request
@@ -95,6 +95,14 @@ class Placement:
         unbegun = [entry for r in self.on(target_id) if not (entry := self._entries[r]).suspicion.num_tokens]
         unbegun.sort(key=lambda entry: entry.placed_at)
         return unbegun[max(0, len(unbegun) - num_waiting) :]
+
+    def surplus(self, target_id: str, num_waiting: int, others: Collection[str]) -> list[Entry]:
+        """Return the newest of the requests that queue on a target, as many as even it out with the emptiest other."""
+        queued = self.queued(target_id, num_waiting)
+        if not others:
+            return []
+        num_moved = (len(self.on(target_id)) - min(len(self.on(other)) for other in others)) // 2
+        return queued[max(0, len(queued) - max(0, num_moved)) :]
 
     def suspects(self, target_id: str, num_waiting: int) -> list[Entry]:
         """Return the requests that may be to blame for what happened to their target.

@@ -175,7 +175,13 @@ class RouterActor:
     def __init__(self, config: bytes, description: bytes, models: tuple[str, ...] = ()) -> None:
         self._description = description
         self._streams = ClientStreams(workers=RayLink())
-        self._router = Router(self._streams, msgspec.msgpack.decode(config, type=RouterConfig), time.monotonic, models)
+        self._router = Router(
+            self._streams,
+            msgspec.msgpack.decode(config, type=RouterConfig),
+            time.monotonic,
+            models,
+            is_restart=ray.get_runtime_context().was_current_actor_reconstructed,
+        )
         self._watched: set[tuple[str, int]] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_ticking = False

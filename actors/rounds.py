@@ -11,7 +11,7 @@ kept (:mod:`actors.written`), so that after a check that went well the next one 
 did not, the next Extend turns the draft around.
 
 A target runs all its sequences together, each with the drafts at hand, and waits for more only while they are worth
-more than the time (:mod:`actors.patience`). Sequences with a pinned draft length stay out of forwards until they have
+more than the time (:mod:`actors.gate`). Sequences with a pinned draft length stay out of forwards until they have
 their drafts, and hold up nobody else. Nothing waits for a draft that has yet to read the prompt.
 """
 
@@ -19,9 +19,8 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 
 from actors.config import RouterConfig
-from actors.draft_length import scheduled_length
 from actors.draft_view import DraftView
-from actors.drafted_sequence import Ask, DraftedSequence
+from actors.drafted_sequence import Ask, DraftedSequence, known_ids
 from actors.engine.protocol import TokenEngine
 from actors.engine.request import Delta, Request
 from actors.gate import Gate
@@ -134,7 +133,7 @@ class Rounds:
             self._learn(sequence, verdict)
             if not delta.num_drafted:
                 sequence.acceptance.forget()
-            self._reschedule(sequence, delta)
+            sequence.reschedule(delta, self._lengths)
             sequence.num_unserved_steps = max(0, sequence.num_unserved_steps - 1)
             (running if delta.finish_reason is None else ended).append(delta.request_id)
         self.remove(ended)
@@ -208,7 +207,7 @@ class Rounds:
 
     def _take(self, sequence: DraftedSequence, view: DraftView, proposal: Proposal, now: float) -> bool:
         """Take in what was drafted for one sequence; whether it answers the open question."""
-        token_ids = self._known_ids(proposal.token_ids)
+        token_ids = known_ids(proposal.token_ids, self._vocab_size)
         self._learn(sequence, sequence.written.add(proposal.start, token_ids, sequence.token_ids, proposal.fork))
         ask = sequence.ask
         is_answer = ask is not None and proposal.start >= ask.position and not proposal.fork
@@ -319,16 +318,6 @@ class Rounds:
         is_probe = view.take_probe(self._num_steps)
         return min(PROBE_LENGTH * is_probe, room), 0, is_probe
 
-    def _reschedule(self, sequence: DraftedSequence, delta: Delta) -> None:
-        """Let a pinned draft length follow its schedule."""
-        schedule, pinned = sequence.params.num_assistant_tokens_schedule, sequence.pinned
-        if not pinned or schedule == "constant":
-            return
-        before = sequence.scheduled or self._lengths.get(pinned, pinned)
-        sequence.scheduled = scheduled_length(schedule, before, delta.num_drafted, delta.num_accepted)
-        if schedule == "heuristic":
-            self._lengths[pinned] = sequence.scheduled
-
     def _release(self, request_id: str) -> None:
         """Let a held sequence run."""
         if request_id in self._held:
@@ -355,10 +344,3 @@ class Rounds:
             self._drop_ask(request_id)
         for draft_id, ids in closed.items():
             self._link.send(draft_id, Close(request_ids=tuple(ids)))
-
-    def _known_ids(self, token_ids: tuple[int, ...]) -> tuple[int, ...]:
-        """Return the ids up to the first that the target's vocabulary does not have."""
-        if not self._vocab_size:
-            return token_ids
-        bad = next((n for n, token_id in enumerate(token_ids) if token_id >= self._vocab_size), len(token_ids))
-        return token_ids[:bad]

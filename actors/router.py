@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 
 import msgspec
 
+from actors import deadlines
 from actors.attendance import Attendance
 from actors.config import RouterConfig
 from actors.engine.request import Delta, FinishReason
@@ -34,18 +35,9 @@ from actors.placement import Entry, Placement
 from actors.registry import Registry
 from actors.status import ClusterStats
 from actors.tally import Tally
+from actors.unrest import Unrest
 
 logger = logging.getLogger(__name__)
-
-MAX_WAIT = 600.0  # seconds that a request waits for a target of its model
-ADOPTION_TIME = (
-    1.0  # seconds after the router's start in which a request waits for the target that had it under the last router
-)
-ORPHAN_TIME = 10.0  # ... in which targets may hold requests whose clients have not come back yet
-MISSING_REPORTS = 2  # reports in a row that must lack a request before it counts as lost
-MISSING_BEATS = 2  # a client's signs of life in a row that must lack a request before it counts as given up
-OVERLOAD_DELAY = 1.0  # seconds after which a target whose queue was full is asked again
-RESEND_INTERVAL = 0.25  # seconds between two questions for tokens that were lost on the way
 
 
 class Router:
@@ -53,10 +45,17 @@ class Router:
 
     ``link`` reaches workers and clients alike, each by its id. ``models`` names the cluster's target pools: requests
     for them wait, where those for others are refused, even before the first of their targets has registered.
+    ``is_restart`` says that a router before it died.
     """
 
     def __init__(
-        self, link: Link, config: RouterConfig, clock: Callable[[], float], models: Iterable[str] = ()
+        self,
+        link: Link,
+        config: RouterConfig,
+        clock: Callable[[], float],
+        models: Iterable[str] = (),
+        *,
+        is_restart: bool = False,
     ) -> None:
         self._link = link
         self._config = config
@@ -67,6 +66,9 @@ class Router:
         self._intake = Intake(self._registry, config.max_num_requests, clock)
         self._clients = Attendance(clock)
         self._tally = Tally()
+        self._unrest = Unrest(clock)
+        if is_restart:
+            self._unrest.note()
 
     def submit(self, message: Submit) -> Refuse | None:
         """Take a request in, or say why not. One that is known already is taken over by the client that asks now."""
@@ -107,10 +109,6 @@ class Router:
                 self._displace(worker_id, set(request_ids) & self._placement.on(worker_id), error, is_proven=True)
             case Leave(worker_id=worker_id):
                 self.worker_gone(worker_id, error="")
-            case Submit():
-                refusal = self.submit(message)
-                if refusal is not None:
-                    self._link.send(message.client_id, refusal)
             case _:
                 logger.warning("router: no use for a %s", type(message).__name__)
 
@@ -131,8 +129,9 @@ class Router:
             refusal = self._intake.unknown_model(entry.request_id, entry.model, is_again=entry.is_again)
             if refusal is not None:
                 self._refuse(refusal)
-            elif now - entry.waiting_since > MAX_WAIT:
-                self._fail(entry, f"no target for {entry.model!r} has come up within {MAX_WAIT:g} s {entry.last_error}")
+            elif now - entry.waiting_since > deadlines.MAX_WAIT:
+                limit = f"{deadlines.MAX_WAIT:g} s"
+                self._fail(entry, f"no target for {entry.model!r} has come up within {limit} {entry.last_error}")
         return lost_clients
 
     def client_alive(self, client_id: str, request_ids: Iterable[str]) -> list[str]:
@@ -144,7 +143,7 @@ class Router:
         request_ids = set(request_ids)
         for entry in self._placement.of_client(client_id):
             entry.num_beats_without = 0 if entry.request_id in request_ids else entry.num_beats_without + 1
-            if entry.num_beats_without >= MISSING_BEATS:
+            if entry.num_beats_without >= deadlines.MISSING_BEATS:
                 self._cancel(entry.request_id)
         return [request_id for request_id in request_ids if self._placement.get(request_id) is None]
 
@@ -155,6 +154,7 @@ class Router:
             return
         if error:
             logger.warning("router: %s is gone: %s", worker_id, error)
+            self._unrest.note(self._placement[request_id].suspicion for request_id in self._placement.on(worker_id))
         else:
             logger.info("router: %s has left", worker_id)
         if info.role == "target":
@@ -173,9 +173,10 @@ class Router:
         now = self._clock()
         if now < entry.retry_at:
             return
+        is_early = now - self._started_at < deadlines.ADOPTION_TIME
         if self._registry.holds(entry.held_by, entry.request_id):
             target_id: str | None = entry.held_by
-        elif entry.held_by and not self._registry.is_alive(entry.held_by) and now - self._started_at < ADOPTION_TIME:
+        elif entry.held_by and is_early and not self._registry.is_alive(entry.held_by):
             return
         else:
             target_id = self._placement.choose_target(entry, self._registry.alive("target", entry.model))
@@ -204,7 +205,7 @@ class Router:
         for entry in entries:
             self._placement.detach(entry, now=self._clock())
             entry.is_again, entry.last_error = True, blame
-            if entry.suspicion.is_convicted:
+            if entry.suspicion.is_convicted(0 if is_proven else self._unrest.lenience(entry.suspicion)):
                 self._fail(entry, f"failed {entry.suspicion.num_deaths} times in a row: {blame}")
         self._place_waiting()
 
@@ -233,7 +234,7 @@ class Router:
             try:
                 new = entry.journal.accept(delta)
             except Gap:
-                if self._clock() - entry.resent_at > RESEND_INTERVAL:
+                if self._clock() - entry.resent_at > deadlines.RESEND_INTERVAL:
                     self._start(entry)
                 continue
             except Contradiction as contradiction:
@@ -280,7 +281,7 @@ class Router:
         for request_id in placed - held:
             entry = self._placement[request_id]
             entry.num_reports_without += now - entry.placed_at > self._config.report_interval
-            if entry.num_reports_without >= MISSING_REPORTS:
+            if entry.num_reports_without >= deadlines.MISSING_REPORTS:
                 self._place_again(entry, "the target does not know of it")
         for request_id in placed & held:
             self._placement[request_id].num_reports_without = 0
@@ -290,17 +291,13 @@ class Router:
         entry = self._placement.get(request_id)
         if entry is not None:
             return not entry.target_id and entry.held_by == target_id
-        return self._clock() - self._started_at < ORPHAN_TIME
+        return self._clock() - self._started_at < deadlines.ORPHAN_TIME
 
     def _relieve(self, target_id: str, pool: str) -> None:
         """Move requests that queue on a target to others of its pool, where nothing queues: new ones above all."""
-        queued = self._placement.queued(target_id, self._registry.num_waiting(target_id))
         others = [i for i in self._registry.alive("target", pool) if not self._registry.num_waiting(i)]
-        if queued and others:
-            num_there = min(len(self._placement.on(other)) for other in others)
-            num_moved = (len(self._placement.on(target_id)) - num_there) // 2
-            for entry in queued[max(0, len(queued) - num_moved) :]:
-                self._place_again(entry, f"it queues on {target_id}")
+        for entry in self._placement.surplus(target_id, self._registry.num_waiting(target_id), others):
+            self._place_again(entry, f"it queues on {target_id}")
 
     def _place_again(self, entry: Entry, why: str) -> None:
         logger.info("router: %s is placed again: %s", entry.request_id, why)
@@ -332,7 +329,7 @@ class Router:
             return
         if message.is_overload and entry.is_again and entry.target_id:
             self._placement.detach(entry, now=self._clock())
-            entry.retry_at = self._clock() + OVERLOAD_DELAY
+            entry.retry_at = self._clock() + deadlines.OVERLOAD_DELAY
         else:
             self._link.send(entry.client_id, message)
             self._end(entry, is_failed=True)

@@ -2,9 +2,10 @@
 
 A target that dies takes all its requests down. Those that had emitted tokens there show that it could run them; those
 that had not may be to blame. A *suspect* goes where no other suspect is, so that the next death speaks for itself.
+Where workers die that it never met (see :mod:`actors.unrest`), it takes as many deaths more to convict it.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 MAX_NUM_SILENT_DEATHS = 2  # targets in a row that died before the request emitted anything there
 MAX_NUM_EARLY_DEATHS = 5  # ... or before it had emitted EARLY_TOKENS: it may kill a little later each time
@@ -20,21 +21,23 @@ class Suspicion:
         num_tokens: emitted on its present target.
         num_silent_deaths: targets in a row that died before it emitted a token there.
         num_early_deaths: targets in a row that died before it emitted :data:`EARLY_TOKENS` there.
+        deaths: numbers of all deaths that it was there for.
     """
 
     num_tokens: int = 0
     num_silent_deaths: int = 0
     num_early_deaths: int = 0
+    deaths: set[int] = field(default_factory=set)
 
     @property
     def is_suspect(self) -> bool:
         """Whether it has to be tried apart from other suspects."""
         return self.num_silent_deaths > 0 or self.num_early_deaths >= NUM_EARLY_DEATHS_OF_SUSPECT
 
-    @property
-    def is_convicted(self) -> bool:
-        """Whether it has killed too often to be tried again."""
-        return self.num_silent_deaths >= MAX_NUM_SILENT_DEATHS or self.num_early_deaths >= MAX_NUM_EARLY_DEATHS
+    def is_convicted(self, lenience: int = 0) -> bool:
+        """Whether it has killed too often to be tried again; ``lenience``: deaths that speak for it."""
+        is_silent = self.num_silent_deaths >= MAX_NUM_SILENT_DEATHS + lenience
+        return is_silent or self.num_early_deaths >= MAX_NUM_EARLY_DEATHS + lenience
 
     @property
     def num_deaths(self) -> int:

@@ -21,7 +21,7 @@ from actors.engine.intake import Intake
 from actors.engine.loaded import LoadedModel
 from actors.engine.native_generation import NativeModel
 from actors.engine.prompt_logprobs import max_num_prompt_logits, take_prompt_logits
-from actors.engine.request import Delta, EngineStats, FinishReason, Request, TokenLogprobs
+from actors.engine.request import Delta, EngineStats, Request, TokenLogprobs
 from actors.engine.runner import build_runner
 from actors.engine.sampler import sample
 from actors.engine.scheduler import Scheduled, Scheduler

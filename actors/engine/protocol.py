@@ -54,7 +54,7 @@ class TokenEngine(Protocol):
         """Begin another draft sequence, ``fork_id``: the ids of one before ``position``, and its second choice there.
 
         It runs for ``num_new_tokens`` behind that, with a delta in each step. Second choices are known of positions that
-        the sequence wrote itself since an ``extend`` with ``num_ahead``. Returns that choice, None where it was not begun.
+        the sequence wrote itself since an ``extend`` with ``num_ahead``. Returns that choice, or None where there is none.
         """
 
     def step(self) -> list[Delta]:

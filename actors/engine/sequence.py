@@ -35,7 +35,7 @@ class Sequence:
         num_final_tokens: how many leading ids will never change, so that their blocks may be published.
         goal: number of ids at which a draft sequence parks; None for a target sequence.
         num_to_answer: number of ids from which on a draft sequence says what it has.
-        second_choices: of a draft sequence that runs ahead, by position; what it would have written in place of its own.
+        second_choices: of a draft sequence that runs ahead, by position; what it would else have written.
         is_held: kept out of steps until a proposal comes.
         prompt_logprobs: of the prompt's tokens from the second on, as far as they are known; None where nobody asks, or
             asks no longer because they went out with the first emitted token.

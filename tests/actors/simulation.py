@@ -43,13 +43,15 @@ class Simulation:
         self._missing: set[str] = set()
         self._accepted: set[str] = set()
         self._served_by: dict[str, str] = {}
+        self._num_routers = 0
         self._unsent: dict[str, None] = {}  # requests that the client could not hand to a router yet
         self.start_router()
         self.network.receivers[CLIENT] = self._receive
 
     def start_router(self) -> None:
         """Start a router, in place of the one there is or was."""
-        self.router = Router(self.network, self.config, self.clock, models=("demo",))
+        is_restart, self._num_routers = self._num_routers > 0, self._num_routers + 1
+        self.router = Router(self.network, self.config, self.clock, models=("demo",), is_restart=is_restart)
         self.is_router_up = True
         self.network.receivers[ROUTER_NAME] = self.router.handle
         for request_id in self._unsent:

@@ -4,27 +4,37 @@ from actors.config import RouterConfig
 from actors.draft_loop import IDLE_TIMEOUT, DraftLoop
 from actors.engine.params import GenerationParams
 from actors.messages import Close, Extend, ExtendItem, Proposals
-from tests.actors.fakes import FakeClock, FakeEngine, ListLink, expected_tokens, make_info, make_request
+from tests.actors.fakes import VOCAB_SIZE, FakeClock, FakeEngine, ListLink, expected_tokens, make_info, make_request
 
 REQUEST = make_request("r", num_prompt=5, max_new_tokens=20)
 TEXT = expected_tokens(REQUEST)
 
 
 class Bench:
-    def __init__(self, max_num_sequences: int = 10) -> None:
-        self.engine = FakeEngine(agreement=1.0, max_num_sequences=max_num_sequences)
+    def __init__(self, max_num_sequences: int = 10, agreement: float = 1.0) -> None:
+        self.engine = FakeEngine(agreement=agreement, max_num_sequences=max_num_sequences)
         self.link, self.clock = ListLink(), FakeClock()
         config = RouterConfig(report_interval=1.0)
         self.loop = DraftLoop(self.engine, self.link, make_info("draft", "draft"), "router", config, self.clock)
 
     def extend(
-        self, start: int, token_ids: tuple[int, ...], k: int, *, request_id: str = "r", is_first: bool = False
+        self,
+        start: int,
+        token_ids: tuple[int, ...],
+        k: int,
+        *,
+        request_id: str = "r",
+        is_first: bool = False,
+        ahead: int = 0,
+        branches: int = 0,
     ) -> None:
         item = ExtendItem(
             request_id=request_id,
             start=start,
             token_ids=token_ids,
             num_draft_tokens=k,
+            num_ahead=ahead,
+            num_branches=branches,
             num_prompt_tokens=5 if is_first else 0,
             params=GenerationParams(max_new_tokens=20) if is_first else None,
         )
@@ -99,3 +109,37 @@ def test_a_failed_forward_forgets_all_and_goes_on() -> None:
     assert bench.run()[0].unknown == ("r",)
     bench.extend(0, REQUEST.prompt_token_ids, 3, is_first=True)
     assert bench.run()[0].items[0].token_ids == TEXT[:3]
+
+
+def test_it_writes_ahead_and_tells_of_it_in_pieces() -> None:
+    bench = Bench()
+    bench.extend(0, REQUEST.prompt_token_ids, 2, is_first=True, ahead=4)
+    answers = bench.run()
+    assert [len(answer.items[0].token_ids) for answer in answers] == [2, 6], "no clock moved: few messages"
+    assert answers[-1].items[0].token_ids == TEXT[:6]
+    bench.extend(5, TEXT[:4], 2, ahead=4)
+    answers = bench.run()
+    assert answers[0].items[0].start == 9
+    assert answers[-1].items[0].token_ids == TEXT[4:10]
+    assert bench.engine.stats().num_steps == 10, "what was written ahead was not written again"
+
+
+def test_a_branch_that_foresaw_the_target_becomes_the_trunk() -> None:
+    bench = Bench(agreement=0.0)  # its first choice is always wrong, its second always right
+    bench.extend(0, REQUEST.prompt_token_ids, 1, is_first=True, ahead=3, branches=2)
+    items = [item for answer in bench.run() for item in answer.items]
+    assert {item.fork for item in items} == {0, 5, 6}
+    (branch,) = [item for item in items if item.fork == 5][-1:]
+    assert branch.token_ids[0] == TEXT[0]
+    bench.extend(5, TEXT[:1], 1, ahead=3)
+    (first, *_) = bench.run()
+    assert first.items[0].token_ids[: len(branch.token_ids) - 1] == branch.token_ids[1:]
+    assert bench.engine.stats().num_running == 1, "the old trunk and the other branches are gone"
+
+
+def test_a_vocabulary_that_is_too_small_means_that_it_cannot_serve() -> None:
+    bench = Bench()
+    bench.extend(0, (1, 2, 3, 4, VOCAB_SIZE), 3, is_first=True)
+    (answer,) = bench.run()
+    assert [(item.request_id, item.start, item.token_ids) for item in answer.items] == [("r", 5, ())]
+    assert bench.engine.stats().num_running == 0

@@ -7,7 +7,7 @@ import pytest
 
 from actors.draft_length import run_probabilities
 from actors.goodput import Conditions, Plan, best_plan
-from actors.patience import Prospect, worthwhile_wait
+from actors.prospect import Prospect, worthwhile_wait
 from actors.step_curve import StepCurve
 
 

@@ -5,9 +5,10 @@ from typing import Any
 import msgspec
 
 from actors.config import RouterConfig
+from actors.deadlines import ADOPTION_TIME, ORPHAN_TIME, OVERLOAD_DELAY
 from actors.engine.request import Delta, EngineStats, Request
 from actors.messages import Abort, Deltas, Greet, Message, Refuse, Report, Start, Submit
-from actors.router import ADOPTION_TIME, ORPHAN_TIME, OVERLOAD_DELAY, Router
+from actors.router import Router
 from tests.actors.fakes import FakeClock, ListLink, expected_tokens, make_info, make_request
 
 CLIENT = "client-a"

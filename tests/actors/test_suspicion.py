@@ -3,7 +3,8 @@
 from actors.journal import Journal
 from actors.placement import Entry, Placement
 from actors.suspicion import EARLY_TOKENS, MAX_NUM_EARLY_DEATHS, Suspicion
-from tests.actors.fakes import make_request
+from actors.unrest import MAX_LENIENCE, WINDOW, Unrest
+from tests.actors.fakes import FakeClock, make_request
 
 
 def after_death(num_tokens: int, suspicion: Suspicion | None = None) -> Suspicion:
@@ -24,19 +25,38 @@ def test_a_request_that_got_somewhere_is_no_suspect() -> None:
 def test_two_silent_deaths_convict_and_a_token_between_them_clears() -> None:
     suspicion = after_death(0)
     assert suspicion.is_suspect
-    assert not suspicion.is_convicted
-    assert after_death(0, suspicion).is_convicted
+    assert not suspicion.is_convicted()
+    assert after_death(0, suspicion).is_convicted()
     suspicion = after_death(1, after_death(0))
     assert not suspicion.is_suspect
-    assert not after_death(0, suspicion).is_convicted
+    assert not after_death(0, suspicion).is_convicted()
 
 
 def test_one_that_always_kills_a_little_later_is_found_as_well() -> None:
     suspicion = Suspicion()
     for _ in range(MAX_NUM_EARLY_DEATHS):
-        assert not suspicion.is_convicted
+        assert not suspicion.is_convicted()
         after_death(3, suspicion)
-    assert suspicion.is_convicted
+    assert suspicion.is_convicted()
+
+
+def test_deaths_that_it_never_met_speak_for_it() -> None:
+    clock = FakeClock()
+    unrest = Unrest(clock)
+    suspicion = Suspicion()
+    for _ in range(2):
+        unrest.note([suspicion])
+        after_death(0, suspicion)
+    assert suspicion.is_convicted(unrest.lenience(suspicion)), "where nothing else dies, two are enough"
+    unrest.note([Suspicion()])
+    assert not suspicion.is_convicted(unrest.lenience(suspicion))
+    after_death(0, suspicion)
+    assert suspicion.is_convicted(unrest.lenience(suspicion))
+    for _ in range(100):
+        unrest.note()
+    assert unrest.lenience(suspicion) == MAX_LENIENCE
+    clock.advance(WINDOW + 1)
+    assert unrest.lenience(suspicion) == 0
 
 
 def test_a_proven_failure_counts_however_far_it_had_come() -> None:

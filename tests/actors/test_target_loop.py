@@ -1,5 +1,6 @@
 """One target's loop with a fake engine: what it tells drafts and the router, and when it stops waiting."""
 
+import msgspec
 import pytest
 
 from actors.config import RouterConfig
@@ -213,3 +214,56 @@ def test_reports_name_what_is_held_and_stopping_says_goodbye() -> None:
     bench.loop.handle(Stop())
     assert bench.loop.is_stopped
     assert bench.link.take("router") == [Leave(worker_id="target")]
+
+
+OVERLAPPED = RouterConfig(overlap=True, draft_timeout=0.1, report_interval=10.0)
+
+
+def test_what_was_written_ahead_is_checked_at_once() -> None:
+    bench = Bench(msgspec.structs.replace(OVERLAPPED, num_assistant_tokens=3)).acknowledged()
+    (item,) = bench.extends()[-1].items
+    assert item.num_ahead > 0
+    bench.answer(6, TEXT[1:6])
+    bench.deltas()
+    bench.turn()
+    (delta,) = bench.deltas()[0].items
+    assert (delta.token_ids, delta.num_accepted) == (TEXT[1:5], 3)
+    assert not bench.loop.has_work(), "one id is left of what was written ahead, and three are pinned"
+    bench.answer(6, TEXT[1:10])
+    assert bench.loop.has_work(), "a piece of what was written meanwhile is all it takes"
+    bench.turn()
+    (delta,) = bench.deltas()[0].items
+    assert delta.token_ids == TEXT[5:9]
+
+
+def test_a_branch_that_foresaw_the_correction_is_checked_next() -> None:
+    bench = Bench(OVERLAPPED).acknowledged()
+    wrong = (TEXT[1] + 1) % VOCAB_SIZE
+    for token_ids, fork in (((wrong, 1, 2), 0), ((TEXT[1], TEXT[2], TEXT[3]), 6)):
+        proposal = Proposal(request_id="r", start=6, token_ids=token_ids, fork=fork)
+        bench.loop.handle(Proposals(draft_id="draft", items=(proposal,)))
+    bench.deltas()
+    bench.turn()
+    assert bench.deltas()[0].items[0].token_ids == TEXT[1:2]
+    bench.turn()
+    assert bench.deltas()[0].items[0].token_ids == TEXT[2:5]
+
+
+def test_a_pinned_length_follows_its_schedule() -> None:
+    params = GenerationParams(max_new_tokens=60, num_assistant_tokens=3, num_assistant_tokens_schedule="heuristic")
+    request = Request(request_id="r", prompt_token_ids=REQUEST.prompt_token_ids, params=params)
+    bench = Bench(RouterConfig(overlap=False, draft_timeout=10.0)).started(request)
+    text = expected_tokens(request)
+    bench.turn()
+    bench.answer(5, text[:1])
+    bench.turn()
+    asked = [bench.extends()[-1].items[0].num_draft_tokens]
+    position = 2
+    for right in (3, 0):
+        wrong = (text[position + right] + 1) % VOCAB_SIZE
+        drafts = (*text[position : position + right], *((wrong,) * (3 - right)))
+        bench.answer(5 + position, drafts)
+        bench.turn()
+        position += right + 1
+        asked.append(bench.extends()[-1].items[0].num_draft_tokens)
+    assert asked == [3, 5, 4]

@@ -81,7 +81,11 @@ def overlap_grid() -> list[dict[str, float]]:
     """Overlapped against the best synchronous draft length, at each point."""
     rows = []
     for acceptance, cost in tqdm([*itertools.product(ACCEPTANCES, COSTS)], desc="overlap", unit="point"):
-        k, synchronous = best_fixed(lambda k, a=acceptance, c=cost: speed(a, c, config(k=k, overlap=False)), LENGTHS)
+
+        def at(k: int, a: float = acceptance, c: float = cost) -> float:
+            return speed(a, c, config(k=k, overlap=False))
+
+        k, synchronous = best_fixed(at, LENGTHS)
         trunk = speed(acceptance, cost, config(overlap=True, branches=False))
         overlapped = speed(acceptance, cost, config(overlap=True))
         rows.append(

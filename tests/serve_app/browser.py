@@ -115,9 +115,9 @@ class Page:
 
     def violations(self) -> list[str]:
         """What axe-core finds wrong, a line each."""
-        from selenium_axe_python import Axe
+        from selenium_axe_python.axe import Axe
 
-        axe = Axe(self.driver)
+        axe: Any = Axe(self.driver)
         axe.inject()
         found = axe.run()["violations"]
         return [f"{entry['id']}: {node['html'][:160]}" for entry in found for node in entry["nodes"]]
