@@ -53,8 +53,9 @@ class TokenEngine(Protocol):
     def fork(self, request_id: str, fork_id: str, position: int, num_new_tokens: int) -> int | None:
         """Begin another draft sequence, ``fork_id``: the ids of one before ``position``, and its second choice there.
 
-        It runs for ``num_new_tokens`` behind that, with a delta in each step. Second choices are known of positions that
-        the sequence wrote itself since an ``extend`` with ``num_ahead``. Returns that choice, or None where there is none.
+        It runs for ``num_new_tokens`` behind that, with a delta in each step. Second choices are known of positions
+        that the sequence wrote itself since an ``extend`` with ``num_ahead``. Returns that choice, or None where there
+        is none.
         """
 
     def step(self) -> list[Delta]:
