@@ -49,7 +49,7 @@ async def connected() -> AsyncIterator[RouterClient]:
         await client.close()
 
 
-async def until(client: RouterClient, is_so: Callable[[ClusterStats], bool], timeout: float = 20.0) -> ClusterStats:
+async def until(client: RouterClient, is_so: Callable[[ClusterStats], bool], timeout: float = 90.0) -> ClusterStats:
     deadline = time.monotonic() + timeout
     while not is_so(stats := await client.stats()):
         assert time.monotonic() < deadline, stats
