@@ -61,10 +61,13 @@ class Listener:
                     await asyncio.sleep(ACCEPT_PAUSE)
                     continue
                 if len(self._strangers) >= MAX_NUM_STRANGERS:
-                    next(iter(self._strangers)).cancel()
+                    first = next(iter(self._strangers))
+                    del self._strangers[first]
+                    first.cancel()
                 task = loop.create_task(self._answer(sock))
                 self._strangers[task] = None
                 task.add_done_callback(lambda done: self._strangers.pop(done, None))
+                await asyncio.sleep(0)  # it begins, and so will close its socket whatever ends it
         finally:
             self._socket.close()
             for task in self._strangers:
