@@ -95,7 +95,7 @@ def test_the_end_of_a_peer_is_seen_by_both_sides_of_a_wire() -> None:
 def test_tcp_is_set_up_for_small_messages_and_vanishing_hosts() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         wire = Wire(socket.create_connection(server.getsockname()), "peer")
-        sock = socket.socket(fileno=socket.dup(wire.fileno()))  # type: ignore[attr-defined]
+        sock = socket.socket(fileno=socket.dup(wire.fileno()))
         assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
         assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
         assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) > 0
