@@ -81,5 +81,4 @@ class Inbox(Generic[Work]):
 
     def _detach(self, wire: Wire) -> None:
         del self._wires[wire.fileno()]
-        self._epoll.unregister(wire.fileno())
-        wire.close()
+        wire.close()  # which takes the descriptor out of epoll as well, at a moment at which no other thread sends

@@ -33,7 +33,7 @@ LOOK_UP_TIMEOUT = 2.0
 
 def is_direct(channel: Channel, environ: Mapping[str, str]) -> bool:
     """Whether actors connect directly, by the configuration and what Ray is told in the environment."""
-    is_encrypted = environ.get("RAY_USE_TLS", "0") not in ("", "0")
+    is_encrypted = environ.get("RAY_USE_TLS", "0").lower() in ("1", "true")
     return channel == "socket" or (channel == "auto" and not is_encrypted)
 
 

@@ -20,7 +20,7 @@ from actors.engine.request import Delta, Request
 from actors.journal import Contradiction, Gap, Journal
 from actors.messages import Cancel, Deltas, Message, Refuse, Submit
 from actors.native_client import Result, run_native
-from actors.router_line import LineError, RouterLine
+from actors.router_line import LINE_ERRORS, RouterLine
 from actors.start import get_router
 from actors.status import ClusterStats
 
@@ -131,7 +131,7 @@ class RouterClient:
         while True:
             try:
                 return await ask()
-            except LineError as problem:
+            except LINE_ERRORS as problem:
                 if time.monotonic() - started_at > timeout():
                     raise GenerationError(f"the router cannot be reached: {type(problem).__name__}") from None
                 await self._reconnect(problem)

@@ -22,7 +22,7 @@ from actors.wire import MAX_FRAME_SIZE, Wire, WireError
 
 logger = logging.getLogger(__name__)
 
-LineError = (ray.exceptions.RayError, WireError)  # what says that the router, or the way to it, is gone
+LINE_ERRORS = (ray.exceptions.RayError, WireError)  # what says that the router, or the way to it, is gone
 
 REDIAL_INTERVAL = 30.0  # seconds after which a client that could not connect tries again
 
@@ -45,7 +45,7 @@ class RouterLine:
             await self._listen_by_wire(wire, receive)
 
     async def submit(self, submission: Submit) -> Refuse | None:
-        """Hand a request in. Returns what it is refused with. Raises a LineError where no answer comes."""
+        """Hand a request in. Returns what it is refused with. Raises one of LINE_ERRORS where no answer comes."""
         frame = encode(submission)
         if self._wire is None or len(frame) > MAX_FRAME_SIZE:
             answer = await self._router.submit.remote(frame)
