@@ -18,13 +18,13 @@ BACKLOG = 128
 ACCEPT_PAUSE = 0.1  # seconds before another try where the process has no descriptors left
 
 
-async def dial(endpoint: Endpoint, name: str, listener: str) -> Wire:
+async def dial(endpoint: Endpoint, name: str, listener: str, timeout: float = DIAL_TIMEOUT) -> Wire:
     """Connect as ``name`` to the actor ``listener``. Raises HandshakeError, OSError (also TimeoutError)."""
     family = socket.AF_INET6 if ":" in endpoint.host else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         prepare(sock)
-        async with asyncio.timeout(DIAL_TIMEOUT):
+        async with asyncio.timeout(timeout):
             await asyncio.get_running_loop().sock_connect(sock, (endpoint.host, endpoint.port))
             await greet(sock, endpoint.key, name, listener)
     except BaseException:
@@ -39,8 +39,11 @@ class Listener:
     Who has not proved anything costs a socket and a few hundred bytes, for a bounded time and in a bounded number.
     """
 
-    def __init__(self, name: str, host: str, on_wire: Callable[[Wire], None]) -> None:
+    def __init__(
+        self, name: str, host: str, on_wire: Callable[[Wire], None], timeout: float = HANDSHAKE_TIMEOUT
+    ) -> None:
         self._name = name
+        self._timeout = timeout
         self._on_wire = on_wire
         self._strangers: dict[asyncio.Task[None], None] = {}  # in the order of their coming
         self._socket = socket.create_server(
@@ -78,7 +81,7 @@ class Listener:
             stack.callback(sock.close)
             try:
                 prepare(sock)
-                async with asyncio.timeout(HANDSHAKE_TIMEOUT):
+                async with asyncio.timeout(self._timeout):
                     peer = await answer(sock, self.endpoint.key, self._name)
             except (HandshakeError, OSError) as problem:
                 logger.info("%s refuses a caller: %s", self._name, problem)

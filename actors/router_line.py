@@ -28,9 +28,10 @@ REDIAL_INTERVAL = 30.0  # seconds after which a client that could not connect tr
 
 
 class RouterLine:
-    """Belongs to the event loop that uses it."""
+    """Belongs to the event loop that uses it. Without a direct connection it tries for one each ``redial_interval``."""
 
-    def __init__(self, client_id: str, router: Any) -> None:
+    def __init__(self, client_id: str, router: Any, redial_interval: float = REDIAL_INTERVAL) -> None:
+        self._redial_interval = redial_interval
         self._client_id = client_id
         self._router = router
         self._wire: Wire | None = None
@@ -127,7 +128,7 @@ class RouterLine:
     async def _listen_by_call(self, receive: Callable[[Message], None]) -> None:
         stream = self._router.subscribe.options(num_returns="streaming").remote(self._client_id)
         try:
-            async with asyncio.timeout(REDIAL_INTERVAL):
+            async with asyncio.timeout(self._redial_interval):
                 async for item in stream:
                     receive(decode(await item))
         except TimeoutError:

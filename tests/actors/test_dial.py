@@ -7,7 +7,6 @@ import socket
 import msgspec
 import pytest
 
-from actors import dial as dialing
 from actors.dial import MAX_NUM_STRANGERS, Listener, dial
 from actors.handshake import HEAD_SIZE, MAGIC, NONCE_SIZE, PROOF_SIZE, Endpoint, HandshakeError, answer, greet, new_key
 from actors.messages import Abort, Cancel
@@ -119,17 +118,15 @@ def test_strangers_who_say_nothing_are_bounded_and_do_not_keep_others_out() -> N
             sock.close()
 
 
-def test_silence_is_not_waited_for_forever(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dialing, "HANDSHAKE_TIMEOUT", 0.1)
-    monkeypatch.setattr(dialing, "DIAL_TIMEOUT", 0.1)
+def test_silence_is_not_waited_for_forever() -> None:
     with background() as thread:
-        draft = Station("draft-0", thread)
+        draft = Station("draft-0", thread, timeout=0.1)
         with connect(draft.endpoint) as sock:
             assert is_hung_up(sock, timeout=5)
         with socket.create_server((HOST, 0)) as mute:
             endpoint = Endpoint(host=HOST, port=mute.getsockname()[1], key=new_key())
             with pytest.raises(TimeoutError):
-                thread.run(dial(endpoint, "target-0", "draft-0"))
+                thread.run(dial(endpoint, "target-0", "draft-0", timeout=0.1))
 
 
 def test_a_peer_that_breaks_the_rules_later_loses_its_wire_only() -> None:

@@ -7,7 +7,6 @@ from typing import Any
 import msgspec
 import pytest
 
-from actors import router_line
 from actors.codec import decode, encode
 from actors.config import ROUTER_NAME
 from actors.dial import Listener
@@ -131,12 +130,10 @@ def test_a_wire_that_breaks_ends_what_waits_and_calls_take_over() -> None:
 
 
 @pytest.mark.parametrize("options", [{"is_direct": False}, {"key": new_key()}], ids=["none offered", "wrong key"])
-def test_without_a_wire_everything_goes_by_calls(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(router_line, "REDIAL_INTERVAL", 0.2)
-
+def test_without_a_wire_everything_goes_by_calls(options: dict[str, Any]) -> None:
     async def run() -> None:
         router, received = Router(**options), list[Message]()
-        line = RouterLine(CLIENT, router)
+        line = RouterLine(CLIENT, router, redial_interval=0.2)
         listening = asyncio.ensure_future(line.listen(received.append))
         router.said.put_nowait(Accept(request_id="x"))
         await until(lambda: received == [Accept(request_id="x")])

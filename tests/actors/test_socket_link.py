@@ -5,10 +5,9 @@ import threading
 import time
 from collections.abc import Iterator
 
-import msgspec
 import pytest
 
-from actors import socket_link
+from actors.dial import dial
 from actors.engine.request import Delta
 from actors.handshake import Endpoint, new_key
 from actors.inbox import Inbox
@@ -29,7 +28,7 @@ def numbered(first: int, count: int) -> list[Message]:
 class Target:
     """A link that dials, with what it needs: where drafts listen, an inbox, another way."""
 
-    def __init__(self, thread: Background, **options: object) -> None:
+    def __init__(self, thread: Background) -> None:
         self.endpoints: dict[str, Endpoint] = {}
         self.num_look_ups = 0
         self.fallback = ListLink()
@@ -101,8 +100,7 @@ def test_peers_that_cannot_be_dialed_get_their_messages_the_other_way(thread: Ba
     assert not target.link.is_connected("draft-2")
 
 
-def test_only_the_first_attempt_holds_messages_back(thread: Background, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(socket_link, "MIN_BACKOFF", 0.01)
+def test_only_the_first_attempt_holds_messages_back(thread: Background) -> None:
     target, draft = Target(thread), Station(DRAFT, thread)
     target.send(numbered(0, 1))
     until(lambda: bool(target.fallback.take()))
@@ -169,11 +167,7 @@ def test_a_peer_that_dials_anew_replaces_its_old_wire(thread: Background) -> Non
     station = Station("router", thread, on_wire=router.accept)
     first, second = Target(thread), Target(thread)
     for target in (first, second):
-        target.endpoints["draft-router"] = msgspec.structs.replace(station.endpoint)
-    # Both call themselves target-0, as an actor does before and after its restart.
-    from actors.dial import dial
-
-    for target in (first, second):
+        # Both call themselves target-0, as an actor does before and after its restart.
         target.link.accept(thread.run(dial(station.endpoint, "target-0", "router")))
         until(lambda: router.is_connected("target-0"))
     until(lambda: first.inbox.take(0.01) == [] and not first.link.is_connected("router"))

@@ -10,7 +10,7 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from actors.dial import Listener
+from actors.dial import HANDSHAKE_TIMEOUT, Listener
 from actors.handshake import Endpoint
 from actors.inbox import Inbox
 from actors.messages import Message
@@ -65,10 +65,16 @@ def background() -> Iterator[Background]:
 class Station:
     """An actor that listens: who calls it, and what it is sent."""
 
-    def __init__(self, name: str, thread: Background, on_wire: Callable[[Wire], None] | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        thread: Background,
+        on_wire: Callable[[Wire], None] | None = None,
+        timeout: float = HANDSHAKE_TIMEOUT,
+    ) -> None:
         self.inbox: Inbox[Message] = Inbox()
         self.wires: list[Wire] = []
-        self._listener = Listener(name, HOST, on_wire or self._attach)
+        self._listener = Listener(name, HOST, on_wire or self._attach, timeout)
         self._running = thread.spawn(self._listener.run())
 
     @property
