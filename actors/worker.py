@@ -46,8 +46,8 @@ class Worker:
     """Drives a loop on its own thread: drain the inbox, run once, sleep on the inbox while nothing is ready.
 
     A second thread repeats the last report while a forward takes long, up to :data:`MAX_STEP_TIME`. ``on_error`` is
-    called when the loop ends with an error, ``on_rest`` on the engine thread before it sleeps. ``inbox`` is the worker's
-    own, unless wires bring messages into it as well.
+    called when the loop ends with an error, ``on_rest`` on the engine thread before it sleeps. ``inbox`` is the
+    worker's own, unless wires bring messages into it as well.
     """
 
     def __init__(

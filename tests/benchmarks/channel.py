@@ -94,7 +94,7 @@ class Relay:
         inbox: Inbox[Work] = Inbox()
         self._channel = WorkerChannel(worker_id, role, inbox, is_direct=way == "socket")
         next_peer = ROUTER_NAME if role == "target" else worker_id.replace("draft", "target")
-        self._worker = Worker(RelayLoop(worker_id, self._channel.link, next_peer), 0.5, lambda: None, inbox)
+        self._worker = Worker(RelayLoop(worker_id, self._channel.link, next_peer), 0.5, lambda: None, inbox=inbox)
         self._worker.start()
 
     def channel(self) -> bytes | None:
