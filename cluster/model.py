@@ -235,8 +235,8 @@ class ClusterModel:
 
         Returns:
             Prompts and new tokens, (rows * num_return_sequences, width + longest) long, ended rows padded; with
-            ``return_dict_in_generate`` transformers' output class, which also has the call's ``seed``. Its large
-            fields are fetched when they are read.
+            ``return_dict_in_generate`` transformers' output class, which also has the call's ``seed`` and in ``stats``
+            what drafting did for each row. Its large fields are fetched when they are read.
 
         Raises:
             RequestError: an argument that is refused (a ValueError); names the field.
@@ -328,7 +328,8 @@ class ClusterModel:
             feed.end()
         sequences = pad_rows(call.prompts.input_ids, emitted.rows, call.pad_token_id)
         if call.return_dict:
-            return ClusterGenerateOutput(sequences=sequences, seed=call.seed)  # type: ignore[arg-type]
+            stats = emitted.stats()
+            return ClusterGenerateOutput(sequences=sequences, seed=call.seed, stats=stats)  # type: ignore[arg-type]
         return sequences
 
     def _connected(self) -> ModelClient:

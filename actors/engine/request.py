@@ -45,6 +45,14 @@ class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True):
     top: tuple[tuple[int, float], ...] = ()
 
 
+class DraftingSummary(msgspec.Struct, frozen=True, array_like=True):
+    """What the last target of a sequence knows of its drafting; see :class:`actors.request_stats.RequestStats`."""
+
+    num_ahead_hits: int = 0
+    num_branch_hits: int = 0
+    wait_time: float = 0.0
+
+
 class Delta(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """New tokens of one sequence from one step.
 
@@ -59,6 +67,7 @@ class Delta(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         prompt_logprobs: one entry for every prompt token but the first, where the request asked for them; it comes with
             the first emitted token.
         finish_reason: set in the last delta of a sequence.
+        drafting: comes with the last delta of a sequence for which a draft wrote.
         error: why, in words, where finish_reason is ERROR.
     """
 
@@ -70,6 +79,7 @@ class Delta(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     logprobs: tuple[TokenLogprobs, ...] | None = None
     prompt_logprobs: tuple[TokenLogprobs, ...] | None = None
     finish_reason: FinishReason | None = None
+    drafting: DraftingSummary | None = None
     error: str = ""
 
 
