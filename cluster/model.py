@@ -22,6 +22,7 @@ from cluster.generation import NativeModeError
 from cluster.native import device_of, local_assistant, native_call, run_call
 from cluster.outputs import ClusterGenerateOutput, EmittedRows, pad_rows
 from cluster.pretrained import load_generation_config, load_model_config
+from cluster.searches import ClusterBeamOutput, run_searches
 from cluster.streaming import Streamer, StreamFeed
 from cluster.tokenization import load_tokenizer
 
@@ -207,13 +208,13 @@ class ClusterModel:
         *,
         seed: int | None = None,
         **kwargs: Any,
-    ) -> torch.Tensor | ClusterGenerateOutput:
+    ) -> torch.Tensor | ClusterGenerateOutput | ClusterBeamOutput:
         """Generate behind a batch of prompts, as ``transformers.GenerationMixin.generate`` does.
 
-        Greedy search and sampling run in the engine: batched with everyone else's, drafted, and carried on elsewhere
-        when an actor dies. Every other mode (beams, guidance, encoder-decoders, tensors as output, callables, ...) is
-        run by transformers' own code in a target actor, in turns with the engine. There sampling draws from torch's
-        generator under ``seed``, as ``torch.manual_seed(seed)`` before ``model.generate`` would have it.
+        Greedy search, sampling and beams run in the engine, batched with everyone else's. When an actor dies, the former
+        two are carried on elsewhere and beams are searched for again. Every other mode (guidance, encoder-decoders,
+        tensors as output, callables, ...) is run by transformers' own code in a target actor, in turns with the engine.
+        There sampling draws from torch's generator, as ``torch.manual_seed(seed)`` before ``generate`` would have it.
 
         Args:
             inputs: token ids (rows, width), long; also as ``input_ids=``. None starts from the bos token.
@@ -261,6 +262,7 @@ class ClusterModel:
                 vocab_size=getattr(self.config.get_text_config(), "vocab_size", None),
                 seed=seed,
                 native=mode | {"encoder": self.config.is_encoder_decoder or None},
+                is_streamed=streamer is not None,
                 kwargs=kwargs,
             )
         except NativeModeError as reason:
@@ -280,6 +282,8 @@ class ClusterModel:
                 device=device_of(given),
             )
             return output
+        if call.params.has_beams:
+            return run_searches(self._loop, client, call, self.cluster_config)
         return self._run_batched(client, call, streamer)
 
     def stats(self) -> ClusterStats:

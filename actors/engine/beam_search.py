@@ -7,6 +7,7 @@ from itertools import groupby
 import torch
 
 from actors.engine.beam_group import BeamGroup, Turn
+from actors.engine.counters import Counters
 from actors.engine.fair_share import FairShare
 from actors.engine.request import Delta, FinishReason
 from actors.engine.scheduled import Scheduled
@@ -20,6 +21,7 @@ class BeamSearch:
 
     Args:
         scheduler: the engine's.
+        counters: the engine's.
         clock: seconds, for ``max_time``.
 
     Attributes:
@@ -27,8 +29,9 @@ class BeamSearch:
         share: how often they may join others' steps.
     """
 
-    def __init__(self, scheduler: Scheduler, clock: Callable[[], float]) -> None:
+    def __init__(self, scheduler: Scheduler, counters: Counters, clock: Callable[[], float]) -> None:
         self._scheduler = scheduler
+        self._counters = counters
         self._clock = clock
         self.groups: dict[str, BeamGroup] = {}
         self.share = FairShare()
@@ -70,6 +73,7 @@ class BeamSearch:
             elif turn.is_over:
                 self.end(group.request_id)
                 found = group.found()
+                self._counters.num_generated_tokens += sum(len(beam.token_ids) for beam in found)
                 deltas.append(
                     Delta(request_id=group.request_id, start=0, beams=found, finish_reason=found[0].finish_reason)
                 )

@@ -66,11 +66,11 @@ class Engine:
             max_num_prompt_logits=max_num_prompt_logits(self.vocab_size),
         )
         self._intake = Intake(loaded, config, self.max_model_len, num_blocks, clock)
-        self._search = BeamSearch(self._scheduler, clock)
         self._compiling = GrammarQueue()
         self._sequences: dict[str, Sequence] = {}
         self._ended: list[Delta] = []  # deltas of sequences that end without a forward
         self._counters = Counters()
+        self._search = BeamSearch(self._scheduler, self._counters, clock)
         self.num_step_tokens = 0
 
     def add(self, request: Request) -> None:
