@@ -117,12 +117,6 @@ def prepare_call(
     if params.has_beams and is_streamed:
         raise NativeModeError("transformers has its own word on a streamer for beams")
     num_returned = config.num_return_sequences or 1
-    if params.has_beams and num_returned > params.num_beams:
-        raise RequestError(
-            f"num_return_sequences: {num_returned} asked for, but there are {params.num_beams} beams",
-            field="num_return_sequences",
-            limit=str(params.num_beams),
-        )
     return GenerateCall(
         prompts=prompts if params.has_beams else prompts.expand(num_returned),
         params=params,

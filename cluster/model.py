@@ -211,10 +211,10 @@ class ClusterModel:
     ) -> torch.Tensor | ClusterGenerateOutput | ClusterBeamOutput:
         """Generate behind a batch of prompts, as ``transformers.GenerationMixin.generate`` does.
 
-        Greedy search, sampling and beams run in the engine, batched with everyone else's. When an actor dies, the former
-        two are carried on elsewhere and beams are searched for again. Every other mode (guidance, encoder-decoders,
-        tensors as output, callables, ...) is run by transformers' own code in a target actor, in turns with the engine.
-        There sampling draws from torch's generator, as ``torch.manual_seed(seed)`` before ``generate`` would have it.
+        Greedy search, sampling and beams run in the engine: batched with everyone else's, and carried on or begun again
+        elsewhere when an actor dies. Every other mode (guidance, encoder-decoders, tensors as output, callables, ...)
+        is run by transformers' own code in a target actor, in turns with the engine. There sampling draws from torch's
+        generator under ``seed``, as ``torch.manual_seed(seed)`` before ``model.generate`` would have it.
 
         Args:
             inputs: token ids (rows, width), long; also as ``input_ids=``. None starts from the bos token.

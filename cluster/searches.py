@@ -62,7 +62,7 @@ def beam_output(call: GenerateCall, rows: list[tuple[Beam, ...]]) -> ClusterBeam
     none = torch.empty(len(beams), 0, dtype=torch.int32, device=input_ids.device)
     return ClusterBeamOutput(
         sequences=pad_rows(input_ids, [beam.token_ids for beam in beams], call.pad_token_id),  # type: ignore[arg-type]
-        sequences_scores=scores,  # type: ignore[arg-type]
+        sequences_scores=scores,
         beam_indices=pad_rows(none, indices, -1),  # type: ignore[arg-type]
         seed=call.seed,
     )

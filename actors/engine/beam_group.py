@@ -105,8 +105,9 @@ class BeamGroup:
         Raises:
             Exception: whatever a logits processor raises.
         """
-        if processors := self.sampler.processors(log_probs.device):
+        if not self.sampler.is_plain:
             ids = [member.token_ids for member in self.members]
+            processors = self.sampler.processors(log_probs.device)
             log_probs = processors(torch.tensor(ids, device=log_probs.device), log_probs)
         log_probs = log_probs.expand(self._rules.num_beams, -1)  # before the first step all beams are the prompt
         running = self._scores.running.to(log_probs.device)

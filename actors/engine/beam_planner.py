@@ -39,13 +39,13 @@ class BeamPlanner:
         is_narrow = is_last and len(stops) > 1 and all(member.num_missing_tokens == 1 for member, _ in stops)
         plan = []
         for member, stop in stops:
-            copies = ()
+            copies: list[tuple[int, int]] = []
             must_own = self._pool.must_own(member.table, member.num_computed_tokens)
             while not self._pool.can_grow(member.table, stop, num_more=int(must_own)):
                 if not make_room():
                     return None
             if must_own:
-                copies = (self._pool.own(member.table),)
+                copies.append(self._pool.own(member.table))
             self._pool.grow(member.table, stop, stop)
             span = Span(
                 key=member.request_id,
@@ -55,7 +55,7 @@ class BeamPlanner:
                 num_logits=int(is_last),
                 group=group.request_id if is_narrow else "",
             )
-            plan.append(Scheduled(member, span, group=group, copies=copies))
+            plan.append(Scheduled(member, span, group=group, copies=tuple(copies)))
         return plan
 
     def regroup(self, group: BeamGroup, turn: Turn) -> list[Sequence]:

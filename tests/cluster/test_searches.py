@@ -12,7 +12,7 @@ from transformers.generation.utils import GenerateBeamDecoderOnlyOutput
 from actors.config import WorkerConfig
 from actors.engine.config import EngineConfig, ModelConfig
 from actors.engine.engine import Engine
-from actors.engine.errors import GenerationError, RequestError
+from actors.engine.errors import GenerationError
 from actors.engine.loading import load_model
 from cluster.client import ModelClient
 from cluster.config import ClusterConfig, PoolConfig
@@ -74,15 +74,15 @@ def test_same_sequences_scores_and_indices(
 ) -> None:
     ids, mask = prompts(rows)
     arguments = {"attention_mask": mask, "max_new_tokens": 9, **MODES[mode]}
-    want = reference.generate(ids, return_dict_in_generate=True, output_scores=True, **arguments)
+    want: Any = reference.generate(ids, return_dict_in_generate=True, output_scores=True, **arguments)
     got: Any = model.generate(ids, return_dict_in_generate=True, **arguments)
-    assert isinstance(got, GenerateBeamDecoderOnlyOutput)
+    assert GenerateBeamDecoderOnlyOutput in type(got).__mro__
     assert list(got) == ["sequences", "sequences_scores", "beam_indices"]
     for name in ("sequences", "beam_indices"):
         assert got[name].tolist() == want[name].tolist()
         assert got[name].dtype == want[name].dtype
     assert torch.allclose(got.sequences_scores, want.sequences_scores, atol=1e-4)
-    assert got.seed is None  # type: ignore[attr-defined]
+    assert got.seed is None
     bare: Any = model.generate(ids, **arguments)
     assert bare.equal(got.sequences)
     assert client.num_native == 0
@@ -151,7 +151,7 @@ def test_what_else_is_asked_for_stays_transformers_own(
     ],
 )
 def test_refusals_name_the_field(reference: Any, model: ClusterModel, arguments: dict[str, Any], field: str) -> None:
-    with pytest.raises(RequestError, match=field):
+    with pytest.raises(ValueError, match=field):  # of transformers' own checks, or a RequestError
         model.generate(prompts(1)[0], num_beams=2, max_new_tokens=3, **arguments)
 
 

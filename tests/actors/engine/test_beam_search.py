@@ -13,7 +13,7 @@ from actors.engine.batch import Span
 from actors.engine.config import EngineConfig
 from actors.engine.engine import Engine
 from actors.engine.errors import RequestError
-from actors.engine.grammar import Grammar
+from actors.engine.grammar import RegexGrammar
 from actors.engine.isolation import forward
 from actors.engine.params import GenerationParams
 from actors.engine.request import Beam, FinishReason, Request
@@ -41,7 +41,7 @@ PROCESSORS: dict[str, dict[str, Any]] = {
     "lengths": {"min_new_tokens": 5, "exponential_decay_length_penalty": (6, 1.3)},
     "bad words": {"bad_words_ids": [[17], [40, 41]], "suppress_tokens": [60, 61], "begin_suppress_tokens": [100]},
     "forced": {"forced_eos_token_id": [2], "renormalize_logits": True, "remove_invalid_values": True},
-    "bias": {"sequence_bias": [[[30], 1.5], [[50, 51], 2.0]]},
+    "bias": {"sequence_bias": [[[30], 7.0], [[50, 51], 9.0]]},
 }
 SAMPLING: dict[str, dict[str, Any]] = {
     "plain": {"top_k": 0},
@@ -63,7 +63,8 @@ def search(engine: Engine, todo: Sequence[Request]) -> dict[str, tuple[Beam, ...
 def changed(**fields: Any) -> GenerationParams:
     """The usual parameters with some others, in transformers' spelling."""
     frozen = {name: _frozen(value) for name, value in fields.items()}
-    return GenerationParams(**({"max_new_tokens": NUM_NEW, "num_beams": 3, "eos_token_id": EOS} | frozen))
+    given: dict[str, Any] = {"max_new_tokens": NUM_NEW, "num_beams": 3, "eos_token_id": EOS, **frozen}
+    return GenerationParams(**given)
 
 
 def _frozen(value: Any) -> Any:
@@ -238,7 +239,7 @@ def test_a_long_search_says_that_it_lives() -> None:
         ({"num_beams": 10, "max_new_tokens": 200}, "num_beams"),
         ({"logprobs": 2}, "logprobs"),
         ({"prompt_logprobs": 2}, "prompt_logprobs"),
-        ({"grammar": Grammar(regex="a+")}, "grammar"),
+        ({"grammar": RegexGrammar(pattern="a+")}, "grammar"),
         ({"length_penalty": float("inf")}, "length_penalty"),
     ],
 )

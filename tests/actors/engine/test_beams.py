@@ -1,6 +1,7 @@
 """One step's decisions are those of transformers' own functions; drawn continuations are draws without replacement."""
 
 import itertools
+from typing import Any
 
 import pytest
 import torch
@@ -15,16 +16,22 @@ from tests.actors.engine.sampling_helpers import chi_square_p
 SCORES = st.sampled_from([-0.5, -1.0, -1.0, -2.5, -4.0, -7.0, HOPELESS, float("-inf")])
 
 
+TRANSFORMERS: Any = GenerationMixin
+
+
+def descending(count: int) -> st.SearchStrategy[list[float]]:
+    return st.lists(SCORES, min_size=count, max_size=count).map(lambda values: sorted(values, reverse=True))
+
+
 @st.composite
 def steps(draw: st.DrawFn) -> tuple[BeamScores, Tensor, Tensor, int, BeamRules]:
     """A step of some search, ties and hopeless beams among its scores."""
     num_beams = draw(st.integers(2, 4))
     num_kept = num_beams * draw(st.integers(2, 3))
-    descending = lambda count: sorted(draw(st.lists(SCORES, min_size=count, max_size=count)), reverse=True)  # noqa: E731
     num_finished = draw(st.integers(0, num_beams))
-    finished = [*descending(num_finished), *[HOPELESS] * (num_beams - num_finished)]
+    finished = [*draw(descending(num_finished)), *[HOPELESS] * (num_beams - num_finished)]
     scores = BeamScores(
-        running=torch.tensor(descending(num_beams)),
+        running=torch.tensor(draw(descending(num_beams))),
         finished=torch.tensor(finished),
         is_finished=torch.arange(num_beams) < num_finished,
         can_improve=draw(st.booleans()),
@@ -37,7 +44,7 @@ def steps(draw: st.DrawFn) -> tuple[BeamScores, Tensor, Tensor, int, BeamRules]:
         max_num_new=9,
     )
     is_end = torch.tensor(draw(st.lists(st.booleans(), min_size=num_kept, max_size=num_kept)))
-    return scores, torch.tensor(descending(num_kept)), is_end, draw(st.integers(1, 9)), rules
+    return scores, torch.tensor(draw(descending(num_kept))), is_end, draw(st.integers(1, 9)), rules
 
 
 @settings(max_examples=300, deadline=None)
@@ -47,11 +54,11 @@ def test_a_step_decides_as_transformers_does(step: tuple[BeamScores, Tensor, Ten
     size, kept, prompt = rules.num_beams, rules.num_kept, 3
     can_improve = torch.tensor([[scores.can_improve]])
     places = torch.arange(kept)[None, :, None]
-    running, running_scores, _ = GenerationMixin._get_running_beams_for_next_iteration(
-        GenerationMixin, values[None], places, places, is_end[None], size
+    running, running_scores, _ = TRANSFORMERS._get_running_beams_for_next_iteration(
+        TRANSFORMERS, values[None], places, places, is_end[None], size
     )
-    finished, finished_scores, _, is_finished = GenerationMixin._update_finished_beams(
-        GenerationMixin,
+    finished, finished_scores, _, is_finished = TRANSFORMERS._update_finished_beams(
+        TRANSFORMERS,
         sequences=torch.arange(size)[None, :, None],
         topk_running_sequences=places + size,
         beam_scores=scores.finished[None],
