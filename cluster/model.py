@@ -22,7 +22,7 @@ from cluster.generation import NativeModeError
 from cluster.native import device_of, local_assistant, native_call, run_call
 from cluster.outputs import ClusterGenerateOutput, EmittedRows, pad_rows
 from cluster.pretrained import load_generation_config, load_model_config
-from cluster.searches import ClusterBeamOutput, run_searches
+from cluster.searches import Generated, run_searches
 from cluster.streaming import Streamer, StreamFeed
 from cluster.tokenization import load_tokenizer
 
@@ -208,7 +208,7 @@ class ClusterModel:
         *,
         seed: int | None = None,
         **kwargs: Any,
-    ) -> torch.Tensor | ClusterGenerateOutput | ClusterBeamOutput:
+    ) -> Generated:
         """Generate behind a batch of prompts, as ``transformers.GenerationMixin.generate`` does.
 
         Greedy search, sampling and beams run in the engine: batched with everyone else's, and carried on or begun again
@@ -310,9 +310,7 @@ class ClusterModel:
     ) -> None:
         self.close()
 
-    def _run_batched(
-        self, client: ModelClient, call: GenerateCall, streamer: Streamer | None
-    ) -> torch.Tensor | ClusterGenerateOutput:
+    def _run_batched(self, client: ModelClient, call: GenerateCall, streamer: Streamer | None) -> Generated:
         """Run the rows of a call side by side in the engine."""
         feed = None if streamer is None else StreamFeed(streamer, call.pad_token_id)
         if feed is not None:

@@ -11,7 +11,7 @@ from cluster.background import BackgroundLoop
 from cluster.calls import GenerateCall
 from cluster.client import Emit, GenerationClient, run_requests
 from cluster.config import ClusterConfig
-from cluster.outputs import check_delta, pad_rows
+from cluster.outputs import ClusterGenerateOutput, check_delta, pad_rows
 
 
 @dataclass
@@ -19,6 +19,10 @@ class ClusterBeamOutput(GenerateBeamDecoderOnlyOutput):
     """transformers' output of beams and the seed; it has ``sequences_scores`` without ``output_scores`` too."""
 
     seed: int | None = None
+
+
+Generated = torch.Tensor | ClusterGenerateOutput | ClusterBeamOutput
+"""What ``generate`` may return."""
 
 
 def run_searches(
