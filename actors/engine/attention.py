@@ -126,7 +126,8 @@ class PagedAttention:
     cache: KVCache
     slots: dict[torch.device, torch.Tensor]
     spans: list[AttentionSpan]
-    _masks: dict[tuple[Any, ...], torch.Tensor] = field(default_factory=dict)
+    _masks: dict[tuple[int, int, int | None, int, torch.device], torch.Tensor] = field(default_factory=dict)
+    _beam_masks: dict[tuple[int, int, int, torch.device], tuple[int, torch.Tensor]] = field(default_factory=dict)
 
     def attend(self, call: AttentionCall) -> torch.Tensor:
         """See :class:`AttentionContext`."""
@@ -183,11 +184,12 @@ class PagedAttention:
         assert call.layer is not None
         first = 0 if call.window is None else max(0, span.num_keys - call.window)
         at = (span.first, first, query.shape[2], query.device)
-        if at not in self._masks:
-            mask = beams.mask(first, beams.num_outside(first))
-            self._masks[at] = mask.repeat(query.shape[2], 1).to(query.device)
-        keys, values = self.cache.read(call.layer, span.runs, beams.num_outside(first))
-        return _attend_rows(query, keys, values, call.scaling, call.softcap, self._masks[at])
+        if at not in self._beam_masks:
+            skip = beams.num_outside(first)
+            self._beam_masks[at] = skip, beams.mask(first, skip).repeat(query.shape[2], 1).to(query.device)
+        skip, mask = self._beam_masks[at]
+        keys, values = self.cache.read(call.layer, span.runs, skip)
+        return _attend_rows(query, keys, values, call.scaling, call.softcap, mask)
 
     def _mask(
         self, num_queries: int, num_keys: int, window: int | None, group: int, device: torch.device
