@@ -197,8 +197,8 @@ def table(results: dict[Cell, list[str]]) -> str:
     lines = [
         "# `ClusterModel.generate` against `model.generate`",
         "",
-        "Same weights, same calls, tiny random models; ids equal to the token, scores and tensors within 1e-4 (those of",
-        "beams in nf4 within 1e-3). Beam sampling is that of transformers under the engine's noise.",
+        "Same weights, same calls, tiny random models; ids equal to the token, scores and tensors within 1e-4; of",
+        "beams in nf4, scores within 1e-3. Beam sampling is that of transformers under the engine's noise.",
         "Written by `python -m tests.conformance.generate_matrix`. A cell reads: agreeing of compared, over 1 row and",
         "4 ragged rows; a dash is a combination that transformers refuses.",
         "",
