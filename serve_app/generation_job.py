@@ -37,6 +37,7 @@ class GenerationJob:
         """
         card = await gateway.card(data.model)
         check_limit("num_return_sequences", data.num_return_sequences, gateway.limits.max_n)
+        check_limit("num_beams", data.num_beams, 1)  # its answer has no place for beams
         if (data.prompt is None) == (data.input_ids is None):
             raise RequestError("prompt: give either prompt or input_ids, one of them", field="prompt")
         if data.prompt is not None:

@@ -7,9 +7,21 @@ import sys
 from transformers.utils import logging as transformers_logging
 
 SUITES = (
-    "throughput", "single_stream", "eight_streams", "embedded_stream", "speculation_model", "speculation_off",
-    "start_up", "http", "batch", "grammar", "autoscale", "simulated", "beams",
-)  # fmt: skip
+    "throughput",
+    "single_stream",
+    "eight_streams",
+    "embedded_stream",
+    "speculation_model",
+    "speculation_off",
+    "start_up",
+    "http",
+    "batch",
+    "grammar",
+    "autoscale",
+    "simulated",
+    "beam_search",
+    "beams",
+)
 
 
 def main() -> int:
