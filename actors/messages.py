@@ -7,7 +7,7 @@ emitted token in :class:`actors.engine.request.Delta`. A receiver truncates to t
 ::
 
     client ──Submit/Cancel──> router ──Start/Abort/Pair/Greet/SetDraftLength──> target ──Extend/Close──> draft
-    client <──Deltas/Refuse─  router <──Deltas/Refuse/Crash/Report/Leave─────── target <──Proposals────  draft
+    client <─Accept/Deltas/Refuse─ router <──Deltas/Refuse/Crash/Report/Leave── target <──Proposals────  draft
                               router <───────────────────────────────────────────────────Report/Leave─── draft
 """
 
@@ -29,6 +29,12 @@ class Submit(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     request: Request
     is_again: bool = False
     target_id: str = ""
+
+
+class Accept(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """The router has taken a request in; it answers a :class:`Submit` that came as a message, as a Refuse does."""
+
+    request_id: str
 
 
 class Cancel(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -191,6 +197,7 @@ class Stop(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
 Message = (
     Submit
+    | Accept
     | Cancel
     | Refuse
     | Start

@@ -21,6 +21,7 @@ SUITES = (
     "simulated",
     "beam_search",
     "beams",
+    "channel",
 )
 
 
