@@ -10,7 +10,7 @@ from __future__ import annotations
 import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from greenlet import getcurrent, greenlet
@@ -19,23 +19,26 @@ from transformers.cache_utils import Cache
 from transformers.generation.streamers import BaseStreamer
 
 from actors.engine.errors import GenerationError
+from actors.engine.native_forward import forward
 
 
 @dataclass(frozen=True, kw_only=True)
 class NativeCall:
-    """One call of ``generate``, as its caller wrote it.
+    """One call of ``generate``, or of the model itself, as its caller wrote it.
 
     Attributes:
-        arguments: of ``generate``, without ``streamer``. May hold tensors, callables and models.
+        arguments: of the method, without ``streamer``. May hold tensors, callables and models.
         defaults: the model's generation defaults as the caller has them; None keeps the loaded ones.
         seed: of torch's generators for the length of the call; None leaves them as they are.
         is_streamed: whether new tokens are reported as they come.
+        method: ``generate``, or ``forward`` for the model's own output.
     """
 
     arguments: Mapping[str, Any] = field(default_factory=dict)
     defaults: GenerationConfig | None = None
     seed: int | None = None
     is_streamed: bool = False
+    method: Literal["generate", "forward"] = "generate"
 
 
 class Events(Protocol):
@@ -149,7 +152,9 @@ class NativeModel:
         model: Any = self._model
         if call.defaults is not None:
             model.generation_config = call.defaults
-        arguments = {name: _to_device(value, model.device) for name, value in call.arguments.items()}
+        arguments = {name: to_device(value, model.device) for name, value in call.arguments.items()}
+        if call.method == "forward":
+            return to_cpu(forward(model, arguments))
         if isinstance(assistant := arguments.get("assistant_model"), PreTrainedModel):
             assistant.eval()
         streamer = _Reporter(events) if call.is_streamed else None
@@ -157,7 +162,9 @@ class NativeModel:
 
     def turn(self, call: NativeCall) -> _Attention:
         """A context in which the model has transformers' attention."""
-        return _Attention(self._configs, "eager" if _wants_attentions(call) else self._attention)
+        return _Attention(
+            self._configs, "eager" if wish(call.arguments, call.defaults, "output_attentions") else self._attention
+        )
 
     def _before_forward(self, module: torch.nn.Module, args: Any) -> None:
         if self._run is not None and self._run.is_running_here():
@@ -183,26 +190,25 @@ class _Attention:
 
 
 def to_cpu(value: Any) -> Any:
-    """Return ``value`` with every tensor in it on the CPU: tensors, caches, and what nests them."""
-    return _moved(value, torch.device("cpu"))
+    """Return ``value`` with every tensor in it on the CPU; see :func:`to_device`."""
+    return to_device(value, torch.device("cpu"))
 
 
-def _to_device(value: Any, device: torch.device) -> Any:
-    """Inputs where the model expects them; callables, models and configurations as they are."""
-    return _moved(value, device)
+def to_device(value: Any, device: torch.device) -> Any:
+    """Return ``value`` with every tensor in it on ``device``: tensors, caches, and what nests them.
 
-
-def _moved(value: Any, device: torch.device) -> Any:
+    Caches and dictionaries are changed in place; callables, models and configurations stay as they are.
+    """
     if isinstance(value, torch.Tensor):
         return value.to(device)
     if isinstance(value, Cache):
         return _moved_cache(value, device)
     if isinstance(value, dict):  # ModelOutput is one, and assigns its attributes with its items
         for key in list(value):
-            value[key] = _moved(value[key], device)
+            value[key] = to_device(value[key], device)
         return value
     if type(value) in (tuple, list):
-        return type(value)(_moved(item, device) for item in value)
+        return type(value)(to_device(item, device) for item in value)
     return value
 
 
@@ -217,11 +223,11 @@ def _moved_cache(cache: Any, device: torch.device) -> Any:
     return cache
 
 
-def _wants_attentions(call: NativeCall) -> bool:
-    given = call.arguments.get("generation_config")
-    wishes = [call.arguments.get("output_attentions")]
-    wishes += [getattr(config, "output_attentions", None) for config in (given, call.defaults)]
-    return bool(next((wish for wish in wishes if wish is not None), False))
+def wish(arguments: Mapping[str, Any], defaults: GenerationConfig | None, name: str) -> Any:
+    """What a call of ``generate`` asks for under a name of ``GenerationConfig``'s: its own word, or the defaults'."""
+    configs = [arguments.get("generation_config"), defaults]
+    said = [arguments.get(name), *(getattr(config, name, None) for config in configs)]
+    return next((value for value in said if value is not None), None)
 
 
 def _with_traceback(error: BaseException) -> Exception:
