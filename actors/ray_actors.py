@@ -152,7 +152,8 @@ class TargetActor(ModelActor):
             if isinstance(event, Finished):
                 output, fields = split_output(event.output)
                 yield output
-                yield from fields
+                for value in fields:  # not ``yield from``: Ray sends into its generators, which a list cannot take
+                    yield value
             else:
                 yield event
 

@@ -47,6 +47,7 @@ class GenerateCall:
         seed: of the call; None for greedy search.
         pad_token_id: fills rows that end early.
         return_dict: whether an output object is asked for.
+        use_cache: whether the output has keys and values.
     """
 
     prompts: PromptBatch
@@ -54,6 +55,7 @@ class GenerateCall:
     seed: int | None
     pad_token_id: int
     return_dict: bool
+    use_cache: bool
 
     def requests(self) -> Iterator[Request]:
         """A request a row, with ids of its own."""
@@ -120,6 +122,7 @@ def prepare_call(
         seed=seed if params.do_sample else None,
         pad_token_id=pad_token_id if pad_token_id is not None else 0,
         return_dict=config.return_dict_in_generate is True,
+        use_cache=config.use_cache is not False,
     )
 
 

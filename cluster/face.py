@@ -6,7 +6,7 @@ from typing import Any, Self
 import torch
 from transformers import GenerationConfig, GenerationMixin, PretrainedConfig, PreTrainedTokenizerBase
 
-from actors.engine.errors import RequestError
+from actors.engine.errors import ConfigError, RequestError
 from cluster.config import ClusterConfig
 from cluster.pretrained import count_parameters, load_generation_config, load_model_config
 from cluster.tokenization import load_tokenizer
@@ -61,6 +61,14 @@ class ModelFace:
         tokenizer.padding_side = "left"
         return tokenizer
 
+    @cached_property
+    def has_tokenizer(self) -> bool:
+        """Whether the target has a tokenizer, which finds stop strings where nobody brings one."""
+        try:
+            return self.tokenizer is not None
+        except ConfigError:
+            return False
+
     @property
     def vocab_size(self) -> int | None:
         """Width of the target's logits, as its configuration says."""
@@ -103,8 +111,6 @@ class ModelFace:
         normalize_logits: bool = False,
     ) -> torch.Tensor:
         """Scores of the chosen tokens, (rows, new tokens), from a result of ``generate``, as transformers reckons."""
-        itself: Any = self  # it reads nothing but ``config``
-        found: torch.Tensor = GenerationMixin.compute_transition_scores(
-            itself, sequences, scores, beam_indices, normalize_logits
-        )
+        reckon: Any = GenerationMixin.compute_transition_scores  # it reads nothing of a model but ``config``
+        found: torch.Tensor = reckon(self, sequences, scores, beam_indices, normalize_logits)
         return found

@@ -14,10 +14,12 @@ class PromptBatch:
 
     Attributes:
         input_ids: (rows, width) long, as given, on the caller's device; every result begins with it.
+        attention_mask: (rows, width) bool, which ids are no padding.
         rows: each row's ids without padding.
     """
 
     input_ids: torch.Tensor
+    attention_mask: torch.Tensor
     rows: tuple[tuple[int, ...], ...]
 
     @property
@@ -30,7 +32,8 @@ class PromptBatch:
         if num_copies == 1:
             return self
         rows = tuple(row for row in self.rows for _ in range(num_copies))
-        return PromptBatch(self.input_ids.repeat_interleave(num_copies, dim=0), rows)
+        ids, mask = (part.repeat_interleave(num_copies, dim=0) for part in (self.input_ids, self.attention_mask))
+        return PromptBatch(ids, mask, rows)
 
 
 def prompt_batch(
@@ -71,7 +74,7 @@ def prompt_batch(
     for index, row in enumerate(rows):
         if not row:
             raise RequestError(f"attention_mask: row {index} masks its whole prompt", field="attention_mask")
-    return PromptBatch(input_ids.long(), rows)
+    return PromptBatch(input_ids.long(), mask, rows)
 
 
 def check_vocabulary(name: str, token_ids: torch.Tensor, vocab_size: int) -> None:

@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import closing
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -16,16 +15,17 @@ from actors.engine.errors import RequestError
 from actors.engine.native_generation import NativeCall
 from actors.status import ClusterStats
 from cluster.background import BackgroundLoop
+from cluster.batched import cache_call, engine_output, run_rows
 from cluster.calls import GenerateCall, prepare_call
-from cluster.client import Emit, ModelClient, RunningCluster, connect_router, run_requests
+from cluster.client import ModelClient, RunningCluster, connect_router
 from cluster.config import ClusterConfig
 from cluster.configure import configure
 from cluster.face import ModelFace
 from cluster.generation import NativeModeError
 from cluster.native import device_of, forward_call, local_assistant, native_call, run_call
-from cluster.outputs import ClusterGenerateOutput, EmittedRows, pad_rows
+from cluster.outputs import ClusterGenerateOutput
 from cluster.refusals import judged
-from cluster.streaming import Streamer, StreamFeed
+from cluster.streaming import Streamer
 
 logger = logging.getLogger(__name__)
 
@@ -218,6 +218,7 @@ class ClusterModel(ModelFace):
         """
         client = self._connected()
         given = kwargs if inputs is None else {"inputs": inputs, **kwargs}
+        tokenizer = kwargs.get("tokenizer")
         mode = {
             "logits_processor": logits_processor or None,
             "stopping_criteria": stopping_criteria or None,
@@ -247,7 +248,11 @@ class ClusterModel(ModelFace):
                 vocab_size=self.vocab_size,
                 device=self.device,
                 seed=seed,
-                native=mode | {"encoder": self.config.is_encoder_decoder or None},
+                native=mode
+                | {
+                    "encoder": self.config.is_encoder_decoder or None,
+                    "tokenizer": None if tokenizer is None or self.has_tokenizer else tokenizer,
+                },
                 kwargs=kwargs,
             )
         except NativeModeError as reason:
@@ -306,26 +311,9 @@ class ClusterModel(ModelFace):
         self, client: ModelClient, call: GenerateCall, streamer: Streamer | None
     ) -> torch.Tensor | ClusterGenerateOutput:
         """Run the rows of a call side by side in the engine."""
-        feed = None if streamer is None else StreamFeed(streamer, call.pad_token_id)
-        if feed is not None:
-            feed.begin(call.prompts.input_ids)
-        emitted = EmittedRows(len(call.prompts.rows))
         config = self.cluster_config
-
-        async def produce(emit: Emit) -> None:
-            await run_requests(client, call.requests(), config.name, config.router.max_num_requests, emit)
-
-        with closing(self._loop.iterate(produce)) as deltas:
-            for index, delta in deltas:
-                emitted.add(index, delta)
-                if feed is not None:
-                    feed.advance(emitted)
-        if feed is not None:
-            feed.end()
-        sequences = pad_rows(call.prompts.input_ids, emitted.rows, call.pad_token_id)
-        if call.return_dict:
-            return ClusterGenerateOutput(sequences=sequences, seed=call.seed)  # type: ignore[arg-type]
-        return sequences
+        sequences = run_rows(self._loop, client, call, config.name, config.router.max_num_requests, streamer=streamer)
+        return engine_output(sequences, call, lambda: self._run_native(self._connected(), cache_call(sequences, call)))
 
     def _run_native(self, client: ModelClient, call: NativeCall, streamer: Streamer | None = None) -> Any:
         """Run a call by transformers' own code; its result lies where its tensors lie."""

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -49,13 +50,16 @@ def native_call(
         is_streamed: whether a streamer waits for tokens.
 
     Raises:
-        RequestError: the seed is not one.
+        RequestError: the seed is not one, or code is asked for that is in no local folder.
         TokenIdError: an id that the model does not know.
     """
     check_token_ids(arguments, vocab_size)
+    check_code(arguments)
     given = {name: value for name, value in arguments.items() if value is not None or hasattr(defaults, name)}
     if given.pop("synced_gpus", None):
         logger.info("synced_gpus is for ranks that run one model in step; a cluster's actors do not, so it is ignored")
+    if not isinstance(given.get("custom_generate"), str):
+        given.pop("trust_remote_code", None)  # which would fetch decoding loops that transformers has moved to the hub
     if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63):
         raise RequestError(f"seed: an integer from 0 to 2^63 - 1 is needed, but it is {seed!r}", field="seed")
     if seed is None and wish(given, defaults, "do_sample"):
@@ -68,6 +72,20 @@ def forward_call(arguments: Mapping[str, Any], *, vocab_size: int | None) -> Nat
     given = {name: value for name, value in arguments.items() if value is not None}
     check_token_ids(given, vocab_size)
     return NativeCall(arguments=given, method="forward")
+
+
+def check_code(arguments: Mapping[str, Any]) -> None:
+    """Refuse a decoding loop from the hub. A folder's is run, where the caller trusts it, by an actor that can see it.
+
+    Raises:
+        RequestError: also an OSError, as transformers raises where there is none.
+    """
+    code = arguments.get("custom_generate")
+    if isinstance(code, str) and not Path(code).is_dir():
+        raise refusal_of(OSError)(
+            f"custom_generate: a function or a local folder is needed, not code from the hub; it is {code!r:.80}",
+            field="custom_generate",
+        )
 
 
 def check_token_ids(arguments: Mapping[str, Any], vocab_size: int | None) -> None:
@@ -139,12 +157,14 @@ def run_call(
     else:
         asked = call
     output = _run(loop, client, asked, model, streamer, device)
-    if isinstance(cache, Cache) and getattr(output, "past_key_values", None) is not None:
-        vars(cache).update(vars(output.past_key_values))
-    if not isinstance(output, ModelOutput) or not is_generate:
+    if not isinstance(output, ModelOutput):
+        return output
+    if isinstance(cache, Cache) and "past_key_values" in output:
+        vars(cache).update(vars(output["past_key_values"]))
+    if not is_generate:
         return output
     output.seed = call.seed
-    return output if asked is call or wish(call.arguments, call.defaults, RETURN_DICT) else output.sequences
+    return output if asked is call or wish(call.arguments, call.defaults, RETURN_DICT) else output["sequences"]
 
 
 def _run(

@@ -36,8 +36,8 @@ def forward(model: PreTrainedModel, arguments: Mapping[str, Any], max_num_values
 
 def _can_go_in_pieces(model: PreTrainedModel, arguments: Mapping[str, Any]) -> bool:
     asked = {name for name, value in arguments.items() if value is not None and value is not False}
-    is_plain = not model.config.is_encoder_decoder and not getattr(model, "_is_stateful", False)
-    has_cache = is_plain and model._supports_default_dynamic_cache()
+    kind: Any = type(model)
+    has_cache = not (model.config.is_encoder_decoder or kind._is_stateful) and kind._supports_default_dynamic_cache()
     return has_cache and asked <= IN_PIECES and arguments.get("return_dict") is not False
 
 
@@ -66,7 +66,7 @@ def _in_pieces(
             logits[rows, columns] = output.logits.cpu()
             cache = output.past_key_values
     return CausalLMOutputWithPast(
-        logits=logits,  # type: ignore[arg-type]
+        logits=logits,
         past_key_values=cache if wants_cache else None,
     )
 

@@ -10,6 +10,7 @@ import uvicorn
 from actors.config import RouterConfig, WorkerConfig
 from actors.engine.config import EngineConfig, ModelConfig
 from cluster.config import ClusterConfig, PoolConfig
+from cluster.model import ClusterModel
 from tests.serve_app.conftest import Server
 
 
@@ -53,6 +54,13 @@ def served(local_ray: None) -> Iterator[ClusterServer]:
     server = ClusterServer(config)
     with Cluster.start(config), server.running():
         yield server
+
+
+@pytest.fixture(scope="package")
+def demo(served: ClusterServer) -> Iterator[ClusterModel]:
+    """The same cluster from Python."""
+    with ClusterModel.connect() as model:
+        yield model
 
 
 @pytest.fixture
