@@ -152,7 +152,8 @@ class TargetActor(ModelActor):
             if isinstance(event, Finished):
                 output, fields = split_output(event.output)
                 yield output
-                for value in fields:  # not ``yield from``: Ray sends into its generators, which a list cannot take
+                # Not ``yield from``: Ray sends into its generators, and a list's iterator cannot be sent to.
+                for value in fields:  # noqa: UP028
                     yield value
             else:
                 yield event

@@ -75,11 +75,19 @@ def forward_call(arguments: Mapping[str, Any], *, vocab_size: int | None) -> Nat
 
 
 def check_code(arguments: Mapping[str, Any]) -> None:
-    """Refuse a decoding loop from the hub. A folder's is run, where the caller trusts it, by an actor that can see it.
+    """Refuse code that does not run on the engine's thread, or that is not the caller's.
+
+    A decoding loop in a folder is run, where the caller trusts it, by an actor that can see the folder.
 
     Raises:
-        RequestError: also an OSError, as transformers raises where there is none.
+        RequestError: a decoding loop from the hub (also an OSError, as transformers raises where there is none), or
+            transformers' continuous batching, which has threads of its own.
     """
+    if arguments.get("cache_implementation") == "paged":
+        raise RequestError(
+            "cache_implementation: the engine's cache is paged, but this call is run without it; leave 'paged' out",
+            field="cache_implementation",
+        )
     code = arguments.get("custom_generate")
     if isinstance(code, str) and not Path(code).is_dir():
         raise refusal_of(OSError)(

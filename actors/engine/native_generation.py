@@ -70,25 +70,32 @@ class _Reporter(BaseStreamer):
 
 
 class NativeRun:
-    """One call under way. Made by :meth:`NativeModel.start`."""
+    """One call under way. Made by :meth:`NativeModel.start`.
+
+    Attributes:
+        call: what is asked.
+        depths: layers of the model's parts, as the run had them at the end of its last turn.
+        is_cancelled: whether it ends at its next turn.
+    """
 
     def __init__(self, model: NativeModel, call: NativeCall, events: Events) -> None:
         self._model = model
-        self._call = call
+        self.call = call
         self._events = events
         self._greenlet = greenlet(self._run)
         self._random_states: list[torch.Tensor] | None = None
+        self.depths: list[int | None] | None = None
         self.is_cancelled = False
 
     def advance(self) -> bool:
         """Run up to the next forward, or to the end. Returns whether there is more to do."""
-        with self._model.turn(self._call), torch.no_grad():
+        with self._model.turn(self), torch.no_grad():
             outside = _random_states()
             try:
                 if self._random_states is not None:
                     _set_random_states(self._random_states)
-                elif self._call.seed is not None:
-                    torch.manual_seed(self._call.seed)
+                elif self.call.seed is not None:
+                    torch.manual_seed(self.call.seed)
                 if self.is_cancelled:
                     self._greenlet.throw(_Cancelled())
                 else:
@@ -110,7 +117,7 @@ class NativeRun:
 
     def _run(self) -> None:
         try:
-            output = self._model.generate(self._call, self._events)
+            output = self._model.generate(self.call, self._events)
         except _Cancelled:
             return
         except BaseException as error:
@@ -160,33 +167,49 @@ class NativeModel:
         streamer = _Reporter(events) if call.is_streamed else None
         return to_cpu(model.generate(**arguments, streamer=streamer))
 
-    def turn(self, call: NativeCall) -> _Attention:
-        """A context in which the model has transformers' attention."""
-        return _Attention(
-            self._configs, "eager" if wish(call.arguments, call.defaults, "output_attentions") else self._attention
-        )
+    def turn(self, run: NativeRun) -> _Lent:
+        """A context in which the model is the run's."""
+        is_eager = wish(run.call.arguments, run.call.defaults, "output_attentions")
+        return _Lent(self._configs, "eager" if is_eager else self._attention, run)
 
     def _before_forward(self, module: torch.nn.Module, args: Any) -> None:
         if self._run is not None and self._run.is_running_here():
             self._run.hand_over()
 
 
-class _Attention:
-    """Puts an attention implementation on configurations and takes it off again."""
+class _Lent:
+    """Lends a model's configurations to a run for a turn, and puts them back as the engine has them.
 
-    def __init__(self, configs: list[Any], name: str) -> None:
+    A run has transformers' attention. With early exit it also sets the model's depth while it drafts, and may be
+    stopped, or given up, before it has set it back.
+    """
+
+    def __init__(self, configs: list[Any], attention: str, run: NativeRun) -> None:
         self._configs = configs
-        self._name = name
-        self._before: list[Any] = []
+        self._attention = attention
+        self._run = run
+        self._before: list[tuple[Any, Any]] = []
 
     def __enter__(self) -> None:
-        self._before = [config._attn_implementation_internal for config in self._configs]
-        for config in self._configs:
-            config._attn_implementation_internal = self._name
+        self._before = [(config._attn_implementation_internal, _depth(config)) for config in self._configs]
+        for config, depth in zip(self._configs, self._run.depths or [at for _, at in self._before], strict=True):
+            config._attn_implementation_internal = self._attention
+            _set_depth(config, depth)
 
     def __exit__(self, *error: object) -> None:
-        for config, before in zip(self._configs, self._before, strict=True):
-            config._attn_implementation_internal = before
+        self._run.depths = [_depth(config) for config in self._configs]
+        for config, (attention, depth) in zip(self._configs, self._before, strict=True):
+            config._attn_implementation_internal = attention
+            _set_depth(config, depth)
+
+
+def _depth(config: Any) -> int | None:
+    return getattr(config, "num_hidden_layers", None)
+
+
+def _set_depth(config: Any, depth: int | None) -> None:
+    if _depth(config) != depth:
+        config.num_hidden_layers = depth
 
 
 def to_cpu(value: Any) -> Any:

@@ -120,7 +120,7 @@ def emitted(target: Engine, draft: Engine, fields: dict[str, Any]) -> list[int]:
     before = target.stats()
     ids, _ = run(target, [Request(request_id="r", prompt_token_ids=prompt, params=params)], draft)["r"]
     after = target.stats()
-    assert after.num_drafted_tokens > before.num_drafted_tokens, "no draft was looked at"
+    assert after.num_draft_tokens > before.num_draft_tokens, "no draft was looked at"
     return ids
 
 
