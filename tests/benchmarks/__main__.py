@@ -22,6 +22,7 @@ SUITES = (
     "beam_search",
     "beams",
     "channel",
+    "native_memory",
 )
 
 
