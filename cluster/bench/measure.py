@@ -83,7 +83,7 @@ class Report:
             mark = {True: "met", False: "MISSED", None: "reported"}[bar.is_met]
             bound = "" if bar.must is None else f" must {bar.must:g}"
             aim = "" if bar.aim is None else f", aim {bar.aim:g}"
-            lines.append(f"  {bar.name:<34}{bar.value:>10.2f} {mark}{bound}{aim}")
+            lines.append(f"  {bar.name:<34}{bar.value:>10.3g} {mark}{bound}{aim}")
         return "\n".join(lines + [f"  note: {note}" for note in self.notes])
 
 

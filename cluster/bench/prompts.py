@@ -16,6 +16,7 @@ from cluster.generation import resolve_params, sequence_seed
 
 HELD_OUT = Path(__file__).parent.parent / "demo" / "heldout.txt"
 SEPARATOR = "\n***\n"
+NUM_PASSAGES = 6
 MAX_NUM_WORDS = 48  # of a passage that is gone on from
 GENERIC = (
     "The three things that matter most when you write a letter are",
@@ -29,7 +30,7 @@ FIELDS = ("prompt", "text")
 def built_in_prompts() -> list[str]:
     """Passages of prose that the embedded pair was not trained on, and a few prompts of other kinds."""
     passages = [passage.strip() for passage in HELD_OUT.read_text(encoding="utf-8").split(SEPARATOR)]
-    return [" ".join(passage.split()[:MAX_NUM_WORDS]) for passage in passages if passage] + list(GENERIC)
+    return [" ".join(passage.split()[:MAX_NUM_WORDS]) for passage in passages[:NUM_PASSAGES]] + list(GENERIC)
 
 
 def read_prompts(file: Path) -> list[str]:
