@@ -1,7 +1,7 @@
 """Calls of ``generate`` that transformers' own code runs, in a target actor, on the target's weights."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -164,7 +164,13 @@ def run_call(
         asked = replace(call, arguments={**call.arguments, RETURN_DICT: True})
     else:
         asked = call
-    output = _run(loop, client, asked, model, streamer, device)
+
+    async def produce(emit: Callable[[Tokens | Result], None]) -> None:
+        async for item in client.run_native(asked, model):
+            emit(item)
+
+    with closing(loop.iterate(produce)) as items:
+        output = _follow(items, streamer, device)
     if not isinstance(output, ModelOutput):
         return output
     if isinstance(cache, Cache) and "past_key_values" in output:
@@ -175,26 +181,15 @@ def run_call(
     return output if asked is call or wish(call.arguments, call.defaults, RETURN_DICT) else output["sequences"]
 
 
-def _run(
-    loop: BackgroundLoop,
-    client: ModelClient,
-    call: NativeCall,
-    model: str,
-    streamer: Streamer | None,
-    device: torch.device,
-) -> Any:
-    async def produce(emit: Callable[[Tokens | Result], None]) -> None:
-        async for item in client.run_native(call, model):
-            emit(item)
-
-    with closing(loop.iterate(produce)) as items:
-        for item in items:
-            if isinstance(item, Result):
-                if streamer is not None:
-                    streamer.end()
-                return _output(item, device)
+def _follow(items: Iterable[Tokens | Result], streamer: Streamer | None, device: torch.device) -> Any:
+    """Hand tokens to a streamer as they come; return the result."""
+    for item in items:
+        if isinstance(item, Result):
             if streamer is not None:
-                streamer.put(item.token_ids)
+                streamer.end()
+            return _output(item, device)
+        if streamer is not None:
+            streamer.put(item.token_ids)
     raise AssertionError("a run ended without a result")
 
 

@@ -1,6 +1,5 @@
 """A ClusterModel is called as the model itself is: same logits, same fields, in pieces where they are many."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -9,17 +8,8 @@ from transformers import DynamicCache
 
 from actors.engine.errors import TokenIdError
 from actors.engine.native_forward import forward
-from cluster.model import ClusterModel
 from tests.actors.engine.tiny_models import VOCAB_SIZE
-from tests.conformance.generate_matrix import MODELS, alike, both, prompts
-
-Pair = tuple[Any, ClusterModel]
-
-
-@pytest.fixture(scope="module")
-def pair() -> Iterator[Pair]:
-    with both("llama", "fp32") as found:
-        yield found
+from tests.conformance.generate_matrix import MODELS, Pair, alike, both, prompts
 
 
 @torch.no_grad()
@@ -27,8 +17,8 @@ def locally(model: Any, *args: Any, **arguments: Any) -> Any:
     return model(*args, **arguments)
 
 
-def test_same_fields(pair: Pair) -> None:
-    reference, ours = pair
+def test_same_fields(decoder: Pair) -> None:
+    reference, ours = decoder
     ids, mask = prompts(4)
     arguments: dict[str, Any] = {"attention_mask": mask, "labels": ids, "output_hidden_states": True}
     want, found = locally(reference, ids, **arguments), ours(ids, **arguments)
@@ -39,8 +29,8 @@ def test_same_fields(pair: Pair) -> None:
     assert not found.logits.requires_grad
 
 
-def test_attentions(pair: Pair) -> None:
-    reference, ours = pair
+def test_attentions(decoder: Pair) -> None:
+    reference, ours = decoder
     ids, _ = prompts(1)
     reference.set_attn_implementation("eager")
     try:
@@ -60,9 +50,9 @@ def test_an_encoder_decoder() -> None:
     assert alike(want.loss, found.loss)
 
 
-def test_a_cache_that_is_given_fills(pair: Pair) -> None:
+def test_a_cache_that_is_given_fills(decoder: Pair) -> None:
     """A loop that a user wrote: forward by forward, over a cache of the user's own."""
-    reference, ours = pair
+    reference, ours = decoder
     ids, _ = prompts(1)
     written = []
     for model in (reference, ours):
@@ -97,6 +87,6 @@ def test_pieces_make_the_whole(model: str) -> None:
     assert max(counted) <= VOCAB_SIZE * 40
 
 
-def test_ids_beyond_the_vocabulary_reach_no_device(pair: Pair) -> None:
+def test_ids_beyond_the_vocabulary_reach_no_device(decoder: Pair) -> None:
     with pytest.raises(TokenIdError, match="input_ids"):
-        pair[1](torch.tensor([[VOCAB_SIZE]]))
+        decoder[1](torch.tensor([[VOCAB_SIZE]]))

@@ -1,6 +1,5 @@
 """lm-evaluation-harness's own ``hf`` model class over a ClusterModel, against itself over transformers."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ from transformers import AutoTokenizer
 
 from cluster.model import ClusterModel
 from tests.actors.engine.tiny_models import tiny_tokenizer
-from tests.conformance.generate_matrix import both
+from tests.conformance.generate_matrix import Pair
 
 pytest.importorskip("lm_eval", reason="lm-eval is not installed: pip install 'slipstream[conformance]'")
 
@@ -27,16 +26,10 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 @pytest.fixture(scope="module")
-def pair() -> Iterator[tuple[Any, ClusterModel]]:
-    with both("llama", "fp32") as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
-def evaluators(pair: tuple[Any, ClusterModel], tokenizer: Any) -> list[Any]:
+def evaluators(decoder: Pair, tokenizer: Any) -> list[Any]:
     from lm_eval.models.huggingface import HFLM
 
-    return [HFLM(pretrained=model, tokenizer=tokenizer, batch_size=3) for model in pair]
+    return [HFLM(pretrained=model, tokenizer=tokenizer, batch_size=3) for model in decoder]
 
 
 def instances(kind: str, arguments: list[Any]) -> list[Any]:

@@ -8,10 +8,7 @@ import torch
 from transformers import LogitsProcessorList
 from transformers.cache_utils import Cache, EncoderDecoderCache
 
-from cluster.model import ClusterModel
-from tests.conformance.generate_matrix import NoSevens, alike, both, prompts
-
-Pair = tuple[Any, ClusterModel]
+from tests.conformance.generate_matrix import NoSevens, Pair, alike, both, prompts
 
 ASKED = dict.fromkeys(
     ("return_dict_in_generate", "output_scores", "output_logits", "output_attentions", "output_hidden_states"), True

@@ -1,7 +1,6 @@
 """``transformers.pipeline`` over a ClusterModel gives what it gives over the model itself."""
 
 import logging
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,18 +9,11 @@ import torch
 from transformers import PreTrainedTokenizerFast, TextStreamer, pipeline
 
 from actors.engine.errors import RequestError
-from cluster.model import ClusterModel
 from tests.actors.engine.tiny_models import tiny_tokenizer
-from tests.conformance.generate_matrix import both
+from tests.conformance.generate_matrix import Pair
 
 CHAT = [{"role": "user", "content": "who is there"}]
 TEMPLATE = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}{{ 'assistant: ' }}"
-
-
-@pytest.fixture(scope="module")
-def pair() -> Iterator[tuple[Any, ClusterModel]]:
-    with both("llama", "fp32") as found:
-        yield found
 
 
 @pytest.fixture(scope="module")
@@ -36,8 +28,8 @@ Writers = tuple[Any, Any]
 
 
 @pytest.fixture(scope="module")
-def writers(pair: tuple[Any, ClusterModel], tokenizer: PreTrainedTokenizerFast) -> Writers:
-    reference, ours = (pipeline("text-generation", model=model, tokenizer=tokenizer) for model in pair)
+def writers(decoder: Pair, tokenizer: PreTrainedTokenizerFast) -> Writers:
+    reference, ours = (pipeline("text-generation", model=model, tokenizer=tokenizer) for model in decoder)
     return reference, ours
 
 
@@ -81,19 +73,19 @@ def test_streamer(writers: Writers, tokenizer: PreTrainedTokenizerFast, capsys: 
 
 
 def test_a_pipeline_knows_the_class(
-    pair: tuple[Any, ClusterModel], tokenizer: PreTrainedTokenizerFast, caplog: pytest.LogCaptureFixture
+    decoder: Pair, tokenizer: PreTrainedTokenizerFast, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING, "transformers"):
-        writer = pipeline("text-generation", model=pair[1], tokenizer=tokenizer)  # type: ignore[call-overload]
+        writer = pipeline("text-generation", model=decoder[1], tokenizer=tokenizer)  # type: ignore[call-overload]
     assert not [record for record in caplog.records if "not supported" in record.message]
-    assert repr(writer) == repr(pipeline("text-generation", model=pair[0], tokenizer=tokenizer)).replace(
+    assert repr(writer) == repr(pipeline("text-generation", model=decoder[0], tokenizer=tokenizer)).replace(
         "LlamaForCausalLM", "ClusterModel"
     )
-    assert writer.device == pair[1].device == torch.device("cpu")
+    assert writer.device == decoder[1].device == torch.device("cpu")
 
 
-def test_what_a_model_is_asked(pair: tuple[Any, ClusterModel]) -> None:
-    reference, ours = pair
+def test_what_a_model_is_asked(decoder: Pair) -> None:
+    reference, ours = decoder
     assert ours.eval() is ours
     assert ours.can_generate() is reference.can_generate() is True
     assert ours.training is reference.training is False
@@ -105,8 +97,8 @@ def test_what_a_model_is_asked(pair: tuple[Any, ClusterModel]) -> None:
         assert getattr(ours, name) == getattr(reference, name)
 
 
-def test_to_says_where_results_are_put(pair: tuple[Any, ClusterModel]) -> None:
-    _, ours = pair
+def test_to_says_where_results_are_put(decoder: Pair) -> None:
+    _, ours = decoder
     try:
         assert ours.to("meta") is ours
         assert ours.device == torch.device("meta")

@@ -7,7 +7,6 @@ probable once the position's noise is added, so its distribution is theirs by co
 import ast
 import inspect
 import textwrap
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -19,8 +18,7 @@ from actors.engine.engine import Engine
 from actors.engine.noise import gumbel_noise
 from actors.engine.request import Request
 from cluster.generation import resolve_params
-from cluster.model import ClusterModel
-from tests.conformance.generate_matrix import both, prompts
+from tests.conformance.generate_matrix import Pair, prompts
 from tests.conformance.pairs import EOS, engine, run, tiny_loaded
 
 PROMPT = (5, 9, 5, 17, 40, 5, 9)
@@ -188,16 +186,10 @@ def test_the_class_is_built_and_does_something(name: str) -> None:
     assert not torch.equal(found(ids, scores.clone()), scores)
 
 
-@pytest.fixture(scope="module")
-def pair() -> Iterator[tuple[Any, ClusterModel]]:
-    with both("llama", "fp32") as found:
-        yield found
-
-
 @pytest.mark.parametrize("do_sample", [False, True])
 @pytest.mark.parametrize("name", NATIVE)
-def test_what_transformers_runs_itself(pair: tuple[Any, ClusterModel], name: str, do_sample: bool) -> None:
-    reference, ours = pair
+def test_what_transformers_runs_itself(decoder: Pair, name: str, do_sample: bool) -> None:
+    reference, ours = decoder
     ids, mask = prompts(4)
     arguments: dict[str, Any] = {"attention_mask": mask, "max_new_tokens": 6, "do_sample": do_sample, **NATIVE[name]}
     torch.manual_seed(SEED)

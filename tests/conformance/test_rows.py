@@ -1,6 +1,5 @@
 """The rest of the contract of ``generate``, row by row: what no other test here compares."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,22 +9,7 @@ from transformers import DynamicCache, EncoderDecoderCache, GenerationConfig, St
 from transformers.modeling_outputs import BaseModelOutput
 
 from actors.engine.errors import RequestError
-from cluster.model import ClusterModel
-from tests.conformance.generate_matrix import both, prompts
-
-Pair = tuple[Any, ClusterModel]
-
-
-@pytest.fixture(scope="module")
-def decoder() -> Iterator[Pair]:
-    with both("llama", "fp32") as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
-def encoder_decoder() -> Iterator[Pair]:
-    with both("t5", "fp32") as found:
-        yield found
+from tests.conformance.generate_matrix import Pair, prompts
 
 
 def embedded(pair: Pair, rows: int) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """Wrong calls: ``ClusterModel.generate`` raises what ``model.generate`` raises, and says which argument is meant."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +16,8 @@ from transformers import (
 )
 
 from actors.engine.errors import RequestError
-from cluster.model import ClusterModel
 from cluster.refusals import as_also, refusal_of
-from tests.conformance.generate_matrix import both
+from tests.conformance.generate_matrix import Pair
 
 ONE = torch.tensor([[5, 6, 7, 8]])
 TWO = torch.tensor([[5, 6, 7, 8], [9, 10, 11, 12]])
@@ -237,21 +235,6 @@ ENCODER_DECODER_WRONG: dict[str, dict[str, Any]] = {
     "beams to a streamer": {"streamer": Sink(), "num_beams": 2},
     "decoder starts, too many": {"decoder_start_token_id": [0, 0, 0]},
 }
-
-
-Pair = tuple[Any, ClusterModel]
-
-
-@pytest.fixture(scope="module")
-def decoder() -> Iterator[Pair]:
-    with both("llama", "fp32") as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
-def encoder_decoder() -> Iterator[Pair]:
-    with both("t5", "fp32") as found:
-        yield found
 
 
 def call(model: Any, arguments: dict[str, Any], **more: Any) -> Any:
