@@ -8,7 +8,6 @@ from typing import Any, Self
 
 import torch
 from transformers import AutoModelForCausalLM, GenerationConfig
-from transformers.utils.generic import ModelOutput
 
 from actors.engine.config import EngineConfig
 from actors.engine.errors import RequestError
@@ -262,7 +261,7 @@ class ClusterModel(ModelFace):
             return judged(refusal, kwargs, natively)
         return self._run_batched(client, call, streamer)
 
-    def forward(self, input_ids: torch.Tensor | None = None, **kwargs: Any) -> ModelOutput:
+    def forward(self, input_ids: torch.Tensor | None = None, **kwargs: Any) -> Any:
         """Run the target's own forward, without gradients; calling this object does the same.
 
         Args:
@@ -278,8 +277,7 @@ class ClusterModel(ModelFace):
             Exception: whatever the model raised.
         """
         given = {"input_ids": input_ids, **kwargs}
-        output: ModelOutput = self._run_native(self._connected(), forward_call(given, vocab_size=self.vocab_size))
-        return output
+        return self._run_native(self._connected(), forward_call(given, vocab_size=self.vocab_size))
 
     __call__ = forward
 

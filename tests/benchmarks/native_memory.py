@@ -45,7 +45,7 @@ def run(repeats: int) -> Report:
 
 
 def _generate(model: ClusterModel, ids: torch.Tensor, length: int) -> Any:
-    wishes = dict.fromkeys(("output_hidden_states", "output_logits", "return_dict_in_generate"), True)
+    wishes: dict[str, Any] = dict.fromkeys(("output_hidden_states", "output_logits", "return_dict_in_generate"), True)
     return model.generate(ids, do_sample=False, max_new_tokens=length, eos_token_id=None, use_cache=True, **wishes)
 
 

@@ -292,7 +292,7 @@ def test_a_caller_fetches_only_what_it_reads(folder: Path, reference: Any) -> No
             fetched.append(name)
             return result.fetch(name)
 
-    wishes = dict.fromkeys(("output_hidden_states", "output_logits", "return_dict_in_generate"), True)
+    wishes: dict[str, Any] = dict.fromkeys(("output_hidden_states", "output_logits", "return_dict_in_generate"), True)
     with cluster_model(folder, Counting(model=reference)) as model:
         output: Any = model.generate(prompts(2)[0], max_new_tokens=4, **wishes)
         assert output.sequences.shape[0] == 2

@@ -180,7 +180,7 @@ def watermark(model: Any, tokenizer: Any) -> Any:
     length = inputs["input_ids"].shape[-1]
     config = WatermarkingConfig(bias=2.5, context_width=2, seeding_scheme="selfhash")
     output = model.generate(**inputs, watermarking_config=config, do_sample=False, max_length=length + 12)
-    detector = WatermarkDetector(model_config=model.config, device="cpu", watermarking_config=config)
+    detector: Any = WatermarkDetector(model_config=model.config, device="cpu", watermarking_config=config)
     return output.tolist(), detector(output, return_dict=True).prediction.tolist()
 
 

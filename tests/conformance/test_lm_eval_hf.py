@@ -35,7 +35,7 @@ def evaluators(decoder: Pair, tokenizer: Any) -> list[Any]:
 def instances(kind: str, arguments: list[Any]) -> list[Any]:
     from lm_eval.api.instance import Instance
 
-    return [Instance(request_type=kind, doc={}, arguments=each, idx=0) for each in arguments]  # type: ignore[arg-type]
+    return [Instance(request_type=kind, doc={}, arguments=each, idx=0) for each in arguments]
 
 
 def test_log_likelihoods(evaluators: list[Any]) -> None:
@@ -69,7 +69,7 @@ def test_what_is_written_into_a_report(evaluators: list[Any]) -> None:
 def test_the_tokenizer_is_found_by_name(demo: ClusterModel) -> None:
     from lm_eval.models.huggingface import HFLM
 
-    evaluator = HFLM(pretrained=demo)  # type: ignore[arg-type]
+    evaluator = HFLM(pretrained=demo)
     assert evaluator.tokenizer.vocab_size == demo.vocab_size
     (result,) = evaluator.loglikelihood(instances("loglikelihood", [PAIRS[0]]))
     local = HFLM(pretrained=demo.name_or_path, device="cpu", dtype="float32")

@@ -29,7 +29,8 @@ Writers = tuple[Any, Any]
 
 @pytest.fixture(scope="module")
 def writers(decoder: Pair, tokenizer: PreTrainedTokenizerFast) -> Writers:
-    reference, ours = (pipeline("text-generation", model=model, tokenizer=tokenizer) for model in decoder)
+    each: tuple[Any, Any] = decoder
+    reference, ours = (pipeline("text-generation", model=model, tokenizer=tokenizer) for model in each)
     return reference, ours
 
 
