@@ -80,9 +80,10 @@ def test_an_encoder_decoder_s_arguments(encoder_decoder: Pair, more: dict[str, A
     compare(encoder_decoder, {**started, "decoder_input_ids": torch.tensor([[0, 9], [0, 8], [0, 7], [0, 6]])})
     compare(encoder_decoder, {**started, "forced_bos_token_id": 17, "decoder_start_token_id": 3})
     states = encoder_decoder[0].get_encoder()(ids, attention_mask=mask).last_hidden_state.detach()
+    each: tuple[Any, Any] = encoder_decoder
     expected, found = (  # beams repeat the rows of what they are given, in place
         model.generate(encoder_outputs=BaseModelOutput(states.clone()), attention_mask=mask, max_new_tokens=7, **more)
-        for model in encoder_decoder
+        for model in each
     )
     assert found.tolist() == expected.tolist()
 
