@@ -199,7 +199,7 @@ class ClusterModel(ModelFace):
             streamer: gets the prompts, then each new token, then the end; on the caller's side.
             negative_prompt_ids: for ``guidance_scale``.
             negative_prompt_attention_mask: for ``guidance_scale``.
-            custom_generate: a decoding loop, run in the actor.
+            custom_generate: a decoding loop, run in the actor; or a local folder with one, which the actor has to see.
             seed: fixes all randomness of a sampled call, whatever else runs; row i of the result draws from
                 ``sequence_seed(seed, i)``. None draws one from torch's default generator.
             kwargs: ``attention_mask`` (rows, width), fields of ``GenerationConfig``, what the model's forward takes,
@@ -211,7 +211,8 @@ class ClusterModel(ModelFace):
             fields are fetched when they are read.
 
         Raises:
-            RequestError: an argument that is refused (a ValueError); names the field.
+            RequestError: an argument that is refused; names the field. A ValueError, and of the class that transformers
+                raises of the same call.
             GenerationError: a sequence failed while it ran.
             Exception: whatever a callable or transformers' own code raised.
         """
@@ -229,18 +230,18 @@ class ClusterModel(ModelFace):
         }
 
         def natively() -> torch.Tensor | ClusterGenerateOutput:
-            call = native_call(
+            whole = native_call(
                 {**given, **mode, "generation_config": generation_config, "synced_gpus": synced_gpus},
                 defaults=self.generation_config,
                 vocab_size=self.vocab_size,
                 seed=seed,
                 is_streamed=streamer is not None,
             )
-            output: torch.Tensor | ClusterGenerateOutput = self._run_native(client, call, streamer)
+            output: torch.Tensor | ClusterGenerateOutput = self._run_native(client, whole, streamer)
             return output
 
         try:
-            call = prepare_call(
+            call: GenerateCall | None = prepare_call(
                 inputs,
                 generation_config,
                 defaults=self.generation_config,
@@ -256,10 +257,10 @@ class ClusterModel(ModelFace):
             )
         except NativeModeError as reason:
             logger.debug("transformers' own generate runs this call: %s", reason)
-            return natively()
+            call = None
         except RequestError as refusal:
             return judged(refusal, kwargs, natively)
-        return self._run_batched(client, call, streamer)
+        return natively() if call is None else self._run_batched(client, call, streamer)
 
     def forward(self, input_ids: torch.Tensor | None = None, **kwargs: Any) -> Any:
         """Run the target's own forward, without gradients; calling this object does the same.
