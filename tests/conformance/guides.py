@@ -28,6 +28,7 @@ from transformers import (
     TextStreamer,
     WatermarkDetector,
     WatermarkingConfig,
+    pipeline,
     set_seed,
 )
 
@@ -254,6 +255,21 @@ def assistant_that_samples(model: Any, tokenizer: Any) -> Any:
     return model.generate(**inputs, **arguments).shape[1] > inputs["input_ids"].shape[1]
 
 
+def pipeline_with_an_assistant(model: Any, tokenizer: Any) -> Any:
+    helper = AutoModelForCausalLM.from_pretrained(DRAFT_PATH, dtype=torch.float32)
+    writer = pipeline("text-generation", model=model, tokenizer=tokenizer, assistant_model=helper)
+    return writer(NIGHT, max_new_tokens=12, do_sample=False)
+
+
+def chat(model: Any, tokenizer: Any) -> Any:
+    messages = [{"role": "user", "content": "Who is there?"}]
+    inputs = tokenizer.apply_chat_template(
+        messages, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
+    ).to(model.device)
+    output = model.generate(**inputs, max_new_tokens=12)
+    return tokenizer.decode(output[0][len(inputs["input_ids"][0]) :], skip_special_tokens=True)
+
+
 def assistant_with_another_tokenizer(model: Any, tokenizer: Any, folder: Path) -> Any:
     from tests.actors.engine.tiny_models import make_tiny, tiny_tokenizer
 
@@ -372,7 +388,8 @@ EXAMPLES = {
         batch_of_two, saved_generation_config, default_generation_config, default_length, new_text_only,
         streamed_to_a_screen, streamed_from_a_thread, streamed_to_a_coroutine, watermark, static_cache, no_cache,
         own_loop_over_a_cache, conversation_over_a_cache, prefix_over_a_cache, cache_of_an_output, assistant,
-        assistant_that_samples, assistant_with_another_tokenizer, prompt_lookup, early_exit, guidance, output_fields,
+        assistant_that_samples, pipeline_with_an_assistant, chat,
+        assistant_with_another_tokenizer, prompt_lookup, early_exit, guidance, output_fields,
         transition_scores, words_that_are_banned, biases, allowed_words, own_processors_and_criteria, stop_strings,
         healed_tokens, embeddings, from_nothing,
     )
