@@ -15,7 +15,7 @@ import msgspec
 
 from actors.engine.params import GenerationParams
 from actors.engine.request import Delta, EngineStats, Request
-from actors.status import DraftingStats, WorkerInfo
+from actors.status import DraftingStats, StepTime, WorkerInfo
 
 
 class Submit(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -167,7 +167,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     are the target's unfinished requests, by which the router finds what got lost on the way. A report that is sent
     again while a forward takes long says only that the worker lives (``is_repeat``). A worker that drains takes nothing
     new. ``draft_wait_time`` is the seconds since it started in which a target had sequences, but all of them waited for
-    drafts.
+    drafts, ``step_times`` what its forwards have taken since then.
     """
 
     info: WorkerInfo
@@ -178,6 +178,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     is_draining: bool = False
     draft_wait_time: float = 0.0
     drafting: DraftingStats = DraftingStats()
+    step_times: tuple[StepTime, ...] = ()
 
 
 class Leave(msgspec.Struct, frozen=True, kw_only=True, tag=True):

@@ -154,7 +154,7 @@ class TargetActor(ModelActor):
 
         ``assistant`` is a model that came through the object store, to be the call's ``assistant_model``.
 
-        Behind a :class:`actors.native_job.Output` come the fields that it names, each alone: who asked holds
+        Behind a :class:`actors.native_job.Output` come the fields that it names, each alone, and None: who asked holds
         references to them and fetches what it looks at.
         """
         worker = self._worker
@@ -168,7 +168,10 @@ class TargetActor(ModelActor):
             if isinstance(event, Finished):
                 output, fields = split_output(event.output)
                 yield output
-                yield from fields
+                # Not ``yield from``: Ray sends into its generators, and a list's iterator cannot be sent to.
+                for value in fields:  # noqa: UP028
+                    yield value
+                yield None
             else:
                 yield event
 

@@ -37,6 +37,7 @@ class GenerationJob:
         """
         card = await gateway.card(data.model)
         check_limit("num_return_sequences", data.num_return_sequences, gateway.limits.max_n)
+        check_limit("num_beams", data.num_beams, 1)  # its answer has no place for beams
         if (data.prompt is None) == (data.input_ids is None):
             raise RequestError("prompt: give either prompt or input_ids, one of them", field="prompt")
         if data.prompt is not None:
@@ -90,6 +91,7 @@ class GenerationJob:
             segments=delta.segments,
             finish_reason=delta.finish_reason.value if delta.finish_reason else None,
             seed=params.seed if delta.finish_reason else UNSET,
+            stats=UNSET if delta.stats is None else delta.stats,
             logprobs=delta.logprobs if params.logprobs is not None else UNSET,
             prompt_logprobs=UNSET if delta.prompt_logprobs is None else delta.prompt_logprobs,
         )
