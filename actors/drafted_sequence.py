@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from actors.draft_length import Acceptance, scheduled_length
+from actors.drafter import Drafter
 from actors.engine.params import GenerationParams
 from actors.engine.request import Delta
 from actors.goodput import Plan
@@ -39,6 +40,7 @@ class DraftedSequence:
 
     Attributes:
         num_acked: confirmed ids that the draft's last answer was built on, 0 before its first.
+        drafter: writes ahead of it at the target, in a draft's place.
         goal: length up to which it has been told to write.
         pace: (position, time): when the id of that position was or will be here; later ones follow a step each.
         pinned: its draft length, where that is not left to ``plan``.
@@ -49,6 +51,7 @@ class DraftedSequence:
     num_prompt_tokens: int
     params: GenerationParams
     draft_id: str = ""
+    drafter: Drafter | None = None
     num_acked: int = 0
     goal: int = 0
     pace: tuple[int, float] = (0, 0.0)

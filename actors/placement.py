@@ -5,6 +5,7 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Set
 from dataclasses import dataclass, field
 
+from actors.drafter import wants_draft
 from actors.engine.request import Request
 from actors.journal import Journal
 from actors.pairing import Load, choose_draft, choose_target
@@ -158,7 +159,7 @@ class Placement:
 
     def choose_draft(self, entry: Entry, draft_ids: Iterable[str]) -> str:
         """Return the draft to run ahead of a placed request; empty where there is none, or it wants none."""
-        if entry.journal.request.params.num_assistant_tokens == 0:
+        if not wants_draft(entry.journal.request.params):
             return ""
         return choose_draft((self._load(i) for i in draft_ids), self._num_pairs[entry.target_id]) or ""
 

@@ -49,7 +49,7 @@ class Planner:
 
     def plan(self, acceptance: Acceptance, view: DraftView) -> Plan:
         """Return the plan for a sequence of ``acceptance`` with a draft."""
-        return self._make(acceptance, view, is_on=self._switch.is_on)
+        return self._make(acceptance, view, is_on=self._switch.is_on and not view.is_local)
 
     def _make(self, acceptance: Acceptance, view: DraftView, *, is_on: bool) -> Plan:
         accepted, rejected = acceptance.posterior(view.acceptance.rate)

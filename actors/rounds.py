@@ -13,6 +13,8 @@ did not, the next Extend turns the draft around.
 A target runs all its sequences together, each with the drafts at hand, and waits for more only while they are worth
 more than the time (:mod:`actors.gate`). Sequences with a pinned draft length stay out of forwards until they have
 their drafts, and hold up nobody else. Nothing waits for a draft that has yet to read the prompt.
+
+For sequences with a drafter at the target itself (:mod:`actors.drafter`) there is nothing to wait for.
 """
 
 from collections import Counter, defaultdict
@@ -21,6 +23,7 @@ from collections.abc import Callable, Iterable
 from actors.config import RouterConfig
 from actors.draft_view import DraftView
 from actors.drafted_sequence import Ask, DraftedSequence, known_ids
+from actors.drafter import local_drafter
 from actors.engine.protocol import TokenEngine
 from actors.engine.request import Delta, Request
 from actors.gate import Gate
@@ -56,6 +59,7 @@ class Rounds:
         self._pinned = config.num_assistant_tokens
         self._sequences: dict[str, DraftedSequence] = {}
         self._drafts: defaultdict[str, DraftView] = defaultdict(DraftView)
+        self._local = DraftView.at_target()
         self._planner = Planner(config)
         self._held: set[str] = set()
         self._num_steps = 0
@@ -91,13 +95,16 @@ class Rounds:
             token_ids=[*request.prompt_token_ids, *request.emitted_token_ids],
             num_prompt_tokens=len(request.prompt_token_ids),
             params=request.params,
+            drafter=local_drafter(request.params),
         )
         self._has_new = True
         self.pair((request.request_id,), draft_id)
+        self._write((request.request_id,))
 
     def pair(self, request_ids: Iterable[str], draft_id: str) -> None:
         """Change the draft of some sequences; an empty id means plain decoding."""
-        changed = [i for i in request_ids if i in self._sequences and self._sequences[i].draft_id != draft_id]
+        known = [i for i in request_ids if i in self._sequences and self._sequences[i].drafter is None]
+        changed = [i for i in known if self._sequences[i].draft_id != draft_id]
         self._close(changed)
         for request_id in changed:
             self._sequences[request_id].pair(draft_id)
@@ -141,6 +148,7 @@ class Rounds:
         asked = next((self._sequences[i] for i in running if self._sequences[i].ask is not None), None)
         self._planner.next_step(len(self._sequences), self._drafts[asked.draft_id] if asked is not None else None)
         self._ask(running)
+        self._write(running)
 
     def receive(self, message: Proposals) -> None:
         """Take in a draft's proposals. Answers to questions long given up do no harm."""
@@ -233,11 +241,27 @@ class Rounds:
 
     def _learn(self, sequence: DraftedSequence, verdict: Verdict) -> None:
         sequence.acceptance.add(verdict.num_accepted, verdict.num_rejected)
-        if sequence.draft_id:
-            view = self._drafts[sequence.draft_id]
+        if sequence.draft_id or sequence.drafter is not None:
+            view = self._local if sequence.drafter is not None else self._drafts[sequence.draft_id]
             view.acceptance.add(verdict.num_accepted, verdict.num_rejected)
             view.second.add(verdict.num_foreseen, verdict.num_unforeseen)
         self._counts["num_branch_hits"] += verdict.num_foreseen
+
+    def _write(self, request_ids: Iterable[str]) -> None:
+        """Let drafters at the target write ahead. What is not worth its rows is judged all the same."""
+        for request_id in request_ids:
+            sequence = self._sequences[request_id]
+            if sequence.drafter is None:
+                continue
+            token_ids = known_ids(tuple(sequence.drafter.propose(sequence.token_ids)), self._vocab_size)
+            self._counts["num_lookup_hits"] += bool(token_ids)
+            sequence.written.clear()
+            sequence.written.add(len(sequence.token_ids), token_ids, sequence.token_ids)
+            sequence.pinned = sequence.params.num_assistant_tokens
+            sequence.plan = self._planner.plan(sequence.acceptance, self._local)
+            if not sequence.plan.is_drafted and sequence.pinned is None:
+                sequence.plan = None
+            self.last_draft_length = len(token_ids)
 
     def _ask(self, request_ids: Iterable[str]) -> None:
         """Tell the drafts of sequences what is confirmed and ask for proposals, in one message a draft."""

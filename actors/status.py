@@ -41,6 +41,7 @@ class DraftingStats(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     Attributes:
         num_rounds: forwards of a target that checked drafts.
         num_ahead_hits: times that a sequence's next drafts were at hand when its step had ended.
+        num_lookup_hits: times that a drafter at the target, such as prompt lookup, had something to propose.
         num_branch_hits: times that a draft had gone on from its second choice, and that was what the target had.
         num_probes: questions to drafts that do not pay, to see whether they do by now.
         idle_time: seconds in which a draft had sequences but nothing to write, as their targets had yet to check.
@@ -48,6 +49,7 @@ class DraftingStats(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
 
     num_rounds: int = 0
     num_ahead_hits: int = 0
+    num_lookup_hits: int = 0
     num_branch_hits: int = 0
     num_probes: int = 0
     idle_time: float = 0.0

@@ -90,6 +90,8 @@ def serve(model: str, config_file: str | None, host: str, port: int, **options: 
 @click.option("--top-k", type=click.IntRange(0))
 @click.option("--top-p", type=click.FloatRange(0, 1, min_open=True))
 @click.option("--seed", type=click.IntRange(0, 2**63 - 1), help="Fixes what is sampled.  [default: drawn]")
+@click.option("--prompt-lookup-num-tokens", type=click.IntRange(1, 64), help="Draft from the text so far.")
+@click.option("--max-matching-ngram-size", type=click.IntRange(1), help="Newest tokens to look up.  [default: 2]")
 def generate(
     prompt: str,
     model: str | None,
@@ -99,6 +101,8 @@ def generate(
     top_k: int | None,
     top_p: float | None,
     seed: int | None,
+    prompt_lookup_num_tokens: int | None,
+    max_matching_ngram_size: int | None,
     **options: Any,
 ) -> None:
     """Generate behind PROMPT ("-" reads it from stdin) on the running cluster, or on one started for this.
@@ -113,9 +117,13 @@ def generate(
         fields = {"do_sample": False}
     elif fields:
         fields["do_sample"] = True
+    drafting = {
+        "prompt_lookup_num_tokens": prompt_lookup_num_tokens,
+        "max_matching_ngram_size": max_matching_ngram_size,
+    }
     generate_text(
         sys.stdin.read() if prompt == "-" else prompt,
-        {**fields, "max_new_tokens": max_new_tokens},
+        {**fields, **{name: value for name, value in drafting.items() if value}, "max_new_tokens": max_new_tokens},
         model=model,
         make_config=lambda: _cluster_config(model, config_file, options),
     )

@@ -56,7 +56,7 @@ IGNORED_FIELDS = frozenset(
         "num_return_sequences", "return_dict_in_generate",
         "num_beams", "num_beam_groups", "early_stopping", "length_penalty", "diversity_penalty",
         "is_assistant", "num_assistant_tokens_schedule", "assistant_confidence_threshold", "assistant_lookbehind",
-        "target_lookbehind", "max_matching_ngram_size", "transformers_version", "_from_model_config", "_commit_hash",
+        "target_lookbehind", "transformers_version", "_from_model_config", "_commit_hash",
     }
 )  # fmt: skip
 
@@ -65,7 +65,6 @@ NATIVE_MODES: dict[str, str] = {
     "constraints": "constrained beam search",
     "force_words_ids": "constrained beam search",
     "dola_layers": "DoLa decoding",
-    "prompt_lookup_num_tokens": "prompt lookup decoding",
     "assistant_early_exit": "early-exit self-speculation",
     "assistant_ensemble_weight": "lossy speculative decoding",
     "speculation_type": "speculation by type",
@@ -154,6 +153,8 @@ def _refuse_native(merged: Mapping[str, Any], do_sample: bool) -> None:
     scale = merged.get("guidance_scale")
     if scale is not None and scale != 1:
         raise NativeModeError(f"classifier-free guidance (guidance_scale={scale}) is not batched by the engine")
+    if merged.get("prompt_lookup_num_tokens") and merged.get("use_cache") is False:
+        raise NativeModeError("prompt lookup without a cache (use_cache=False) is not batched by the engine")
     for name, mode in NATIVE_MODES.items():
         value = merged.get(name)
         if value is not None and value is not False:

@@ -133,7 +133,7 @@ def test_max_length_needs_the_prompts_length() -> None:
         ({"constraints": [1]}, "constrained beam search"),
         ({"force_words_ids": [[1]]}, "constrained beam search"),
         ({"dola_layers": "low"}, "DoLa"),
-        ({"prompt_lookup_num_tokens": 3}, "prompt lookup"),
+        ({"prompt_lookup_num_tokens": 3, "use_cache": False}, "prompt lookup without a cache"),
         ({"assistant_early_exit": 2}, "early-exit"),
         ({"watermarking_config": {}}, "watermarking"),
         ({"token_healing": True}, "token healing"),

@@ -72,7 +72,6 @@ MODES: dict[str, dict[str, Any]] = {
     "beam search, early stopping": {"num_beams": 2, "early_stopping": True, "no_repeat_ngram_size": 2},
     "beam sampling": {"num_beams": 3, "do_sample": True, "top_k": 7},
     "guidance": {"guidance_scale": 1.5, "negative_prompt_ids": torch.tensor([[4, 9], [7, 8]])},
-    "prompt lookup": {"prompt_lookup_num_tokens": 3},
     "watermark": {"watermarking_config": WatermarkingConfig(bias=4.0)},
     "processor": {"logits_processor": LogitsProcessorList([Ban(5)])},
     "processor, sampled": {"logits_processor": LogitsProcessorList([Ban(5)]), "do_sample": True},
@@ -81,7 +80,6 @@ MODES: dict[str, dict[str, Any]] = {
     "own loop": {"custom_generate": own_loop},
     "static cache": {"cache_implementation": "static", "num_beams": 2},
 }
-ONE_ROW_MODES = {"prompt lookup"}
 
 
 def prompts(rows: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -113,8 +111,6 @@ def model(folder: Path, client: ToyClient) -> Iterator[ClusterModel]:
 @pytest.mark.parametrize("rows", [1, 2])
 @pytest.mark.parametrize("mode", MODES)
 def test_same_tokens(reference: Any, model: ClusterModel, client: ToyClient, mode: str, rows: int) -> None:
-    if rows > 1 and mode in ONE_ROW_MODES:
-        pytest.skip("transformers refuses batches in this mode")
     ids, mask = prompts(rows)
     arguments = {"attention_mask": mask, "max_new_tokens": 9, **MODES[mode]}
     if "negative_prompt_ids" in arguments:
