@@ -48,7 +48,13 @@ class ModelActor:
     role: ClassVar[Role]
 
     def __init__(
-        self, worker_id: str, pool: str, worker_config: bytes, router_config: bytes, engine_factory: EngineFactory
+        self,
+        worker_id: str,
+        pool: str,
+        worker_config: bytes,
+        router_config: bytes,
+        engine_factory: EngineFactory,
+        draft_pool: str = "",
     ) -> None:
         worker = msgspec.msgpack.decode(worker_config, type=WorkerConfig)
         router = msgspec.msgpack.decode(router_config, type=RouterConfig)
@@ -60,6 +66,7 @@ class ModelActor:
             model=worker.model.model,
             pid=os.getpid(),
             node=ray.get_runtime_context().get_node_id(),
+            draft_pool=draft_pool,
         )
         self._worker: Worker | None = None
         self._error: SlipstreamError | None = None
@@ -172,7 +179,9 @@ class DraftActor(ModelActor):
 class RouterActor:
     """Drives a :class:`Router` on the event loop of an asyncio actor; nothing it does there blocks."""
 
-    def __init__(self, config: bytes, description: bytes, models: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, config: bytes, description: bytes, models: tuple[str, ...] = (), drafts: tuple[str, ...] = ()
+    ) -> None:
         self._description = description
         self._streams = ClientStreams(workers=RayLink())
         self._router = Router(
@@ -180,6 +189,7 @@ class RouterActor:
             msgspec.msgpack.decode(config, type=RouterConfig),
             time.monotonic,
             models,
+            drafts,
             is_restart=ray.get_runtime_context().was_current_actor_reconstructed,
         )
         self._watched: set[tuple[str, int]] = set()

@@ -29,13 +29,17 @@ class _Worker:
 class Registry:
     """Workers by id. A worker is alive from its first report on, until it is said to be gone or falls silent.
 
-    ``models`` names the target pools that belong to the cluster whether or not one of their targets has come up.
+    ``models`` names the target pools that belong to the cluster whether or not one of their targets has come up,
+    ``drafts`` the draft pools.
     """
 
-    def __init__(self, timeout: float, clock: Callable[[], float], models: Iterable[str] = ()) -> None:
+    def __init__(
+        self, timeout: float, clock: Callable[[], float], models: Iterable[str] = (), drafts: Iterable[str] = ()
+    ) -> None:
         self._timeout = timeout
         self._clock = clock
         self._models = frozenset(models)
+        self._drafts = frozenset(drafts)
         self._workers: dict[str, _Worker] = {}
         self._past_steps = 0  # of targets that are no longer known
 
@@ -104,6 +108,15 @@ class Registry:
         """Return the ids of a pool's live workers that take work: not of those that drain."""
         alive = [(i, w.info) for i, w in self._workers.items() if w.is_alive and not w.is_draining]
         return [worker_id for worker_id, info in alive if info.role == role and info.pool == pool]
+
+    def alive_drafts(self, pool: str, wanted: str | None) -> list[str]:
+        """Return the drafts of a target pool that take work: of the pool that is ``wanted`` by name, or the default."""
+        infos = ((worker_id, self._workers[worker_id].info) for worker_id in self.alive("draft", pool))
+        return [i for i, info in infos if (info.draft_name == wanted if wanted is not None else not info.draft_pool)]
+
+    def drafts(self) -> list[str]:
+        """Return the names of the draft pools."""
+        return sorted({w.info.draft_name for w in self._workers.values() if w.info.role == "draft"} | self._drafts)
 
     def holds(self, worker_id: str, request_id: str) -> bool:
         """Whether a target that is alive said in its last report that it has a request."""

@@ -44,7 +44,8 @@ class Router:
     """Places requests on targets and drafts in front of them, and sees every one of them to its end.
 
     ``link`` reaches workers and clients alike, each by its id. ``models`` names the cluster's target pools: requests
-    for them wait, where those for others are refused, even before the first of their targets has registered.
+    for them wait, where those for others are refused, even before the first of their targets has registered. ``drafts``
+    names its draft pools likewise.
     ``is_restart`` says that a router before it died.
     """
 
@@ -54,6 +55,7 @@ class Router:
         config: RouterConfig,
         clock: Callable[[], float],
         models: Iterable[str] = (),
+        drafts: Iterable[str] = (),
         *,
         is_restart: bool = False,
     ) -> None:
@@ -61,7 +63,7 @@ class Router:
         self._config = config
         self._clock = clock
         self._started_at = clock()
-        self._registry = Registry(config.worker_timeout, clock, models)
+        self._registry = Registry(config.worker_timeout, clock, models, drafts)
         self._placement = Placement()
         self._intake = Intake(self._registry, config.max_num_requests, clock)
         self._clients = Attendance(clock)
@@ -183,8 +185,7 @@ class Router:
         if target_id is None:
             return
         self._placement.attach(entry, target_id, now)
-        draft_id = self._placement.choose_draft(entry, self._registry.alive("draft", entry.model))
-        self._placement.pair(entry, draft_id)
+        self._placement.pair(entry, self._choose_draft(entry))
         self._start(entry)
 
     def _start(self, entry: Entry) -> None:
@@ -214,11 +215,17 @@ class Router:
         changed: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
         for entry in entries:
             if entry.target_id:
-                draft_id = self._placement.choose_draft(entry, self._registry.alive("draft", entry.model))
+                draft_id = self._choose_draft(entry)
+                if draft_id == entry.draft_id:
+                    continue
                 self._placement.pair(entry, draft_id)
                 changed[entry.target_id, draft_id].append(entry.request_id)
         for (target_id, draft_id), request_ids in changed.items():
             self._link.send(target_id, Pair(request_ids=tuple(request_ids), draft_id=draft_id))
+
+    def _choose_draft(self, entry: Entry) -> str:
+        wanted = entry.journal.request.params.assistant_model
+        return self._placement.choose_draft(entry, self._registry.alive_drafts(entry.model, wanted))
 
     def _deltas(self, message: Deltas) -> None:
         if not self._registry.is_alive(message.worker_id):

@@ -12,6 +12,7 @@ class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     Attributes:
         worker_id: its name in the cluster, also the name of its Ray actor.
         pool: name of the pool it serves (for a target: the served model name).
+        draft_pool: name of a draft's pool; empty for the default one, which goes by its model's name.
         model: path or hub id of its model.
         quantization: as loaded, in words (``nf4``, ``none``, ...).
         devices: devices that hold the model.
@@ -33,6 +34,12 @@ class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     max_model_len: int = 0
     vocab_size: int = 0
     notes: tuple[str, ...] = ()
+    draft_pool: str = ""
+
+    @property
+    def draft_name(self) -> str:
+        """What requests call this draft, as their ``assistant_model``."""
+        return self.draft_pool or self.model
 
 
 class DraftingStats(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -17,7 +17,7 @@ INTERRUPTED = 130
 QUANTIZATIONS = click.Choice(["none", "nf4", "fp4", "int8"])
 CLUSTER_OPTIONS = (
     click.option("--config", "config_file", type=click.Path(dir_okay=False), help="YAML or JSON file of the cluster."),
-    click.option("--assistant-model", help="The draft: path or hub id."),
+    click.option("--assistant-model", help='The draft: path, hub id, or name in the cluster; or "none".'),
     click.option("--quantization", type=QUANTIZATIONS, help="How the target is loaded."),
     click.option("--assistant-quantization", type=QUANTIZATIONS, help="How the draft is loaded."),
     click.option("--dtype", default="auto", show_default=True, help="Dtype of what is not quantized."),
@@ -120,7 +120,10 @@ def generate(
     drafting = {
         "prompt_lookup_num_tokens": prompt_lookup_num_tokens,
         "max_matching_ngram_size": max_matching_ngram_size,
+        "assistant_model": options["assistant_model"],
     }
+    if config_file is not None:
+        options.pop("assistant_model")  # it chooses among the drafts that the file describes
     generate_text(
         sys.stdin.read() if prompt == "-" else prompt,
         {**fields, **{name: value for name, value in drafting.items() if value}, "max_new_tokens": max_new_tokens},

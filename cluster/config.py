@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
 from msgspec import Meta
 
-from actors.config import RouterConfig, WorkerConfig
+from actors.config import Role, RouterConfig, WorkerConfig
+from actors.drafter import NO_DRAFT
 from actors.engine.config import EngineConfig, ModelConfig
 from actors.engine.errors import ConfigError
 from actors.engine.params import MAX_STOP_STRINGS, MAX_TOP_LOGPROBS
@@ -73,11 +74,24 @@ class LimitsConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
                 )
 
 
+class Pool(NamedTuple):
+    """One pool of a cluster. ``draft_pool`` is the name of a draft's; empty for the default one and for targets."""
+
+    role: Role
+    draft_pool: str
+    config: PoolConfig
+
+
+PoolName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=64)]
+
+
 class ClusterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """A target pool, a draft pool in front of it (or none), the router between them, and the door.
+    """A target pool, draft pools in front of it (or none), the router between them, and the door.
 
     Attributes:
         name: the model name that clients ask for.
+        draft: the drafts of requests that name none. Requests ask for it, too, by its model's name.
+        drafts: more pools of drafts, by the name that requests ask for them by (``assistant_model``).
         api_keys_file: a file of API keys that the door demands, one a line, read again when it changes. Keys may also
             come from the environment; see :mod:`serve_app.keys`.
     """
@@ -85,15 +99,37 @@ class ClusterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     name: str = "demo"
     target: PoolConfig
     draft: PoolConfig | None = None
+    drafts: dict[PoolName, PoolConfig] = {}
     router: RouterConfig = RouterConfig()
     limits: LimitsConfig = LimitsConfig()
     api_keys_file: str | None = None
+
+    def __post_init__(self) -> None:
+        taken = {self.name: "the target", NO_DRAFT: "decoding plainly"}
+        if self.draft is not None:
+            taken[self.draft.worker.model.model] = "the default draft"
+        for name in self.drafts:
+            if name in taken:
+                raise ConfigError(f"drafts: {name!r} is the name of {taken[name]}; give this pool another")
+
+    @property
+    def pools(self) -> tuple[Pool, ...]:
+        """All pools that are to be started."""
+        default = [] if self.draft is None else [Pool("draft", "", self.draft)]
+        named = [Pool("draft", name, pool) for name, pool in self.drafts.items()]
+        return (Pool("target", "", self.target), *default, *named)
+
+    @property
+    def draft_models(self) -> dict[str, ModelConfig]:
+        """The models of the draft pools, by the names that requests ask for them by; the default one first."""
+        drafts = [pool for pool in self.pools if pool.role == "draft"]
+        return {pool.draft_pool or pool.config.worker.model.model: pool.config.worker.model for pool in drafts}
 
     @property
     def custom_resources(self) -> dict[str, float]:
         """Ray resources of one's own that the workers take together when their pools are at their largest."""
         total: dict[str, float] = {}
-        for pool in filter(None, (self.target, self.draft)):
+        for _, _, pool in self.pools:
             for name, amount in pool.worker.resources.items():
                 total[name] = total.get(name, 0.0) + amount * (pool.max_replicas or pool.replicas)
         return total

@@ -19,7 +19,7 @@ from cluster.client import Emit, ModelClient, RunningCluster, run_requests
 from cluster.config import ClusterConfig
 from cluster.configure import configure
 from cluster.generation import NativeModeError
-from cluster.native import device_of, local_assistant, native_call, run_call
+from cluster.native import device_of, find_assistant, native_call, run_call
 from cluster.outputs import ClusterGenerateOutput, EmittedRows, pad_rows
 from cluster.pretrained import load_generation_config, load_model_config
 from cluster.streaming import Streamer, StreamFeed
@@ -222,8 +222,9 @@ class ClusterModel:
             stopping_criteria: a ``StoppingCriteriaList``.
             prefix_allowed_tokens_fn: from (batch_id, ids) to the ids that may come next.
             synced_gpus: has no meaning here, where no ranks run in step.
-            assistant_model: None, this cluster or the name of its draft model: the cluster's drafts run ahead anyway.
-                A ``PreTrainedModel`` is sent to the target, once, and assists there.
+            assistant_model: a draft of the cluster by the name of its pool, "none" to decode plainly; with None, or
+                this cluster, its default draft runs ahead. A ``PreTrainedModel`` is sent to the target, once, and
+                assists there.
             streamer: gets the prompts, then each new token, then the end; on the caller's side.
             negative_prompt_ids: for ``guidance_scale``.
             negative_prompt_attention_mask: for ``guidance_scale``.
@@ -244,11 +245,13 @@ class ClusterModel:
             Exception: whatever a callable or transformers' own code raised.
         """
         client = self._connected()
+        assistant = find_assistant(assistant_model, self, self.cluster_config)
+        drafting = {"assistant_model": assistant} if isinstance(assistant, str) else {}
         mode = {
             "logits_processor": logits_processor or None,
             "stopping_criteria": stopping_criteria or None,
             "prefix_allowed_tokens_fn": prefix_allowed_tokens_fn,
-            "assistant_model": local_assistant(assistant_model, self, self.cluster_config),
+            "assistant_model": None if drafting else assistant,
             "negative_prompt_ids": negative_prompt_ids,
             "negative_prompt_attention_mask": negative_prompt_attention_mask,
             "custom_generate": custom_generate,
@@ -261,7 +264,7 @@ class ClusterModel:
                 vocab_size=getattr(self.config.get_text_config(), "vocab_size", None),
                 seed=seed,
                 native=mode | {"encoder": self.config.is_encoder_decoder or None},
-                kwargs=kwargs,
+                kwargs=kwargs | drafting,
             )
         except NativeModeError as reason:
             logger.debug("transformers' own generate runs this call: %s", reason)

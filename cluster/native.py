@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from transformers import GenerationConfig, PreTrainedModel
 
+from actors.drafter import NO_DRAFT
 from actors.engine.errors import RequestError
 from actors.engine.native_generation import NativeCall
 from actors.native_client import Result
@@ -45,21 +46,21 @@ def native_call(
     return NativeCall(arguments=given, defaults=defaults, seed=seed, is_streamed=is_streamed)
 
 
-def local_assistant(assistant: Any, cluster: object, config: ClusterConfig) -> PreTrainedModel | None:
-    """A model of the caller's own that is to assist; None where the cluster's drafts are meant.
+def find_assistant(assistant: Any, cluster: object, config: ClusterConfig) -> PreTrainedModel | str | None:
+    """Who is to assist: a model of the caller's own, a draft of the cluster by name, or None for its default.
 
     Raises:
-        RequestError: neither a PreTrainedModel, nor this cluster, nor the name of its draft model.
+        RequestError: neither a PreTrainedModel, nor this cluster, nor the name of one of its drafts.
     """
     if assistant is None or assistant is cluster:
         return None
     if isinstance(assistant, PreTrainedModel):
         return assistant
-    names = [] if config.draft is None else [config.draft.worker.model.model]
+    names = [*config.draft_models, NO_DRAFT]
     if isinstance(assistant, str) and assistant in names:
-        return None
+        return assistant
     raise RequestError(
-        f"assistant_model: the drafts here are {', '.join(names) or 'none'}, but it is {assistant!r:.80}; "
+        f"assistant_model: the drafts here are {', '.join(names)}, but it is {assistant!r:.80}; "
         "give one of these names, or a PreTrainedModel",
         field="assistant_model",
         limit=", ".join(names),

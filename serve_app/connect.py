@@ -14,7 +14,13 @@ from serve_app.served_model import load_chat_template, read_tokenizer
 async def connect_gateway(config: ClusterConfig) -> Gateway:
     """Start the router, or find the one that runs, and connect to it. Raises ConfigError, ModelNotFoundError."""
     model = config.target.worker.model
-    start_router(config.router, models=(config.name,), description=msgspec.msgpack.encode(config), detached=True)
+    start_router(
+        config.router,
+        models=(config.name,),
+        drafts=tuple(config.draft_models),
+        description=msgspec.msgpack.encode(config),
+        detached=True,
+    )
     return Gateway(
         await RouterClient.connect(),
         read_tokenizer(model),

@@ -176,6 +176,12 @@ def test_the_cluster_itself_as_assistant_means_its_drafts(model: ClusterModel, c
     assert len(client.requests) == 1
 
 
+def test_an_assistant_by_name_travels_with_the_request(model: ClusterModel, client: ToyClient) -> None:
+    model.generate(prompts(1)[0], max_new_tokens=2, assistant_model="none")
+    assert client.calls == []
+    assert client.requests[0].params.assistant_model == "none"
+
+
 def test_unknown_assistants_are_named(model: ClusterModel) -> None:
     with pytest.raises(RequestError, match="none"):
         model.generate(prompts(1)[0], max_new_tokens=2, assistant_model="gpt-17")
