@@ -65,6 +65,11 @@ class DraftedSequence:
     unserved_backoff: int = MIN_UNSERVED_STEPS
 
     @property
+    def emitted(self) -> tuple[int, ...]:
+        """Tokens behind the prompt."""
+        return tuple(self.token_ids[self.num_prompt_tokens :])
+
+    @property
     def num_remaining_tokens(self) -> int:
         """Tokens that it may still emit."""
         return self.params.max_new_tokens - (len(self.token_ids) - self.num_prompt_tokens)
@@ -78,6 +83,23 @@ class DraftedSequence:
     def is_known(self) -> bool:
         """Whether the draft has answered for it before."""
         return self.num_acked > 0
+
+    def num_to_check(self, num_at_hand: int) -> int:
+        """Of so many ids at hand, how many the next forward is to check."""
+        if self.pinned is not None:
+            return self.scheduled or self.pinned
+        if self.plan is None:
+            return 0
+        return self.plan.num_to_check[min(num_at_hand, len(self.plan.num_to_check) - 1)]
+
+    def write(self, vocab_size: int) -> int:
+        """Let its own drafter write ahead; how many ids that has to propose."""
+        if self.drafter is None:
+            return 0
+        proposed = known_ids(tuple(self.drafter.propose(self.token_ids)), vocab_size)
+        self.written.clear()
+        self.written.add(len(self.token_ids), proposed, self.token_ids)
+        return len(proposed)
 
     def pair(self, draft_id: str) -> None:
         """Change the draft."""

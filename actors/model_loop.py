@@ -32,6 +32,7 @@ class ModelLoop(ABC):
         router_id: str,
         config: RouterConfig,
         clock: Callable[[], float],
+        reporter: Reporter | None = None,
     ) -> None:
         self._engine = engine
         self._link = link
@@ -41,7 +42,7 @@ class ModelLoop(ABC):
         self._config = config
         self._clock = clock
         self._num_crashes = 0
-        self.reporter = Reporter(link, router_id, info, config.report_interval)
+        self.reporter = reporter or Reporter(link, router_id, info, config.report_interval)
         self.is_stopped = False
 
     @abstractmethod

@@ -16,7 +16,7 @@ import ray
 from actors.client_streams import ClientStreams
 from actors.codec import decode, encode
 from actors.config import NAMESPACE, ROUTER_NAME, Role, RouterConfig, WorkerConfig
-from actors.draft_loop import DraftLoop
+from actors.draft_host import DraftHost
 from actors.engine.errors import SlipstreamError
 from actors.engine_factory import EngineFactory
 from actors.messages import Report, Submit
@@ -26,6 +26,7 @@ from actors.ray_link import RayLink
 from actors.router import Router
 from actors.status import WorkerInfo
 from actors.target_loop import TargetLoop
+from actors.translation_loading import load_translation
 from actors.worker import Loop, Worker
 
 if TYPE_CHECKING:
@@ -117,28 +118,6 @@ class ModelActor:
         if self._worker is not None:
             self._worker.drain(timeout)
 
-    def _load(self, worker: WorkerConfig, router: RouterConfig, factory: EngineFactory) -> SlipstreamError | None:
-        try:
-            engine, self._info = factory(self._info, worker)
-        except SlipstreamError as error:
-            return error
-        except Exception as error:
-            logger.exception("%s could not load its model", self._info.worker_id)
-            return SlipstreamError(f"{self._info.worker_id} could not load {worker.model.model!r}: {error!r}")
-        loop_class = TargetLoop if self.role == "target" else DraftLoop
-        loop: Loop = loop_class(engine, RayLink(), self._info, ROUTER_NAME, router, time.monotonic)
-        if self.role == "target" and (native := getattr(engine, "native", None)) is not None:  # simulations have none
-            loop = NativeLoop(loop, native)
-        self._worker = Worker(loop, router.report_interval, on_error=give_up)
-        self._worker.start()
-        return None
-
-
-class TargetActor(ModelActor):
-    """Runs the model whose tokens are emitted."""
-
-    role = "target"
-
     @ray.method(concurrency_group=NATIVE)
     def generate(self, job_id: str, call: "NativeCall", assistant: Any = None) -> Iterator[Any]:
         """Run transformers' own ``generate``: yields an :class:`actors.native_job.Event` at a time.
@@ -169,9 +148,35 @@ class TargetActor(ModelActor):
         if self._worker is not None:
             self._worker.put(CancelJob(job_id))
 
+    def _load(self, worker: WorkerConfig, router: RouterConfig, factory: EngineFactory) -> SlipstreamError | None:
+        try:
+            engine, self._info = factory(self._info, worker)
+            translation = load_translation(worker, self._info.vocab_size)
+        except SlipstreamError as error:
+            return error
+        except Exception as error:
+            logger.exception("%s could not load its model", self._info.worker_id)
+            return SlipstreamError(f"{self._info.worker_id} could not load {worker.model.model!r}: {error!r}")
+        loop: Loop
+        if self.role == "target":
+            loop = TargetLoop(engine, RayLink(), self._info, ROUTER_NAME, router, time.monotonic)
+        else:
+            loop = DraftHost(engine, RayLink(), self._info, ROUTER_NAME, router, time.monotonic, translation)
+        if (native := getattr(engine, "native", None)) is not None:  # simulations have none
+            loop = NativeLoop(loop, native)
+        self._worker = Worker(loop, router.report_interval, on_error=give_up)
+        self._worker.start()
+        return None
+
+
+class TargetActor(ModelActor):
+    """Runs the model whose tokens are emitted."""
+
+    role = "target"
+
 
 class DraftActor(ModelActor):
-    """Runs the model that proposes."""
+    """Runs the model that proposes, and that can be asked itself."""
 
     role = "draft"
 

@@ -118,8 +118,13 @@ class Registry:
         """Return the names of the draft pools."""
         return sorted({w.info.draft_name for w in self._workers.values() if w.info.role == "draft"} | self._drafts)
 
+    def hosts(self, model: str) -> list[str]:
+        """Return the workers that take requests for a model: targets of that pool, or drafts of that name."""
+        alive = ((i, w.info) for i, w in self._workers.items() if w.is_alive and not w.is_draining)
+        return [worker_id for worker_id, info in alive if info.served_name == model]
+
     def holds(self, worker_id: str, request_id: str) -> bool:
-        """Whether a target that is alive said in its last report that it has a request."""
+        """Whether a worker that is alive said in its last report that it has a request."""
         return self.is_alive(worker_id) and request_id in self._workers[worker_id].request_ids
 
     def num_waiting(self, worker_id: str) -> int:
@@ -128,14 +133,12 @@ class Registry:
         return worker.stats.num_waiting if worker is not None else 0
 
     def knows_model(self, model: str) -> bool:
-        """Whether a target of this pool belongs to the cluster, lives, or lived not long ago."""
-        return model in self._models or any(
-            w.info.role == "target" and w.info.pool == model for w in self._workers.values()
-        )
+        """Whether a worker for this model belongs to the cluster, lives, or lived not long ago."""
+        return model in self.models()
 
     def models(self) -> list[str]:
-        """Return the names of the target pools."""
-        return sorted({w.info.pool for w in self._workers.values() if w.info.role == "target"} | self._models)
+        """Return the names of the models: of the target pools, and of the drafts, which can be asked too."""
+        return sorted({w.info.served_name for w in self._workers.values()} | self._models | self._drafts)
 
     def stats(self, num_placed: Callable[[str], int]) -> ClusterStats:
         """Return all workers and the steps of the targets; ``num_placed`` gives the requests on one worker."""

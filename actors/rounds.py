@@ -12,9 +12,8 @@ did not, the next Extend turns the draft around.
 
 A target runs all its sequences together, each with the drafts at hand, and waits for more only while they are worth
 more than the time (:mod:`actors.gate`). Sequences with a pinned draft length stay out of forwards until they have
-their drafts, and hold up nobody else. Nothing waits for a draft that has yet to read the prompt.
-
-For sequences with a drafter at the target itself (:mod:`actors.drafter`) there is nothing to wait for.
+their drafts, and hold up nobody else. Nothing waits for a draft that has yet to read the prompt. Drafters at the target
+itself (:mod:`actors.drafter`) are asked as soon as a step has ended.
 """
 
 from collections import Counter, defaultdict
@@ -82,8 +81,7 @@ class Rounds:
 
     def emitted(self, request_id: str) -> tuple[int, ...]:
         """Return the tokens of a sequence behind its prompt."""
-        sequence = self._sequences[request_id]
-        return tuple(sequence.token_ids[sequence.num_prompt_tokens :])
+        return self._sequences[request_id].emitted
 
     def set_draft_length(self, num_draft_tokens: int) -> None:
         """Pin the draft length of sequences that do not pin their own."""
@@ -103,8 +101,8 @@ class Rounds:
 
     def pair(self, request_ids: Iterable[str], draft_id: str) -> None:
         """Change the draft of some sequences; an empty id means plain decoding."""
-        known = [i for i in request_ids if i in self._sequences and self._sequences[i].drafter is None]
-        changed = [i for i in known if self._sequences[i].draft_id != draft_id]
+        known = ((i, self._sequences[i]) for i in request_ids if i in self._sequences)
+        changed = [i for i, sequence in known if sequence.draft_id != draft_id and sequence.drafter is None]
         self._close(changed)
         for request_id in changed:
             self._sequences[request_id].pair(draft_id)
@@ -162,13 +160,11 @@ class Rounds:
                 continue
             if self._take(sequence, view, proposal, now):
                 answered.append(proposal.request_id)
-        unknown = []
-        for request_id in message.unknown:
-            sequence = self._sequences.get(request_id)
-            if sequence is not None and sequence.draft_id == message.draft_id:
-                sequence.num_acked = 0
-                self._drop_ask(request_id)
-                unknown.append(request_id)
+        known = (i for i in message.unknown if i in self._sequences)
+        unknown = [i for i in known if self._sequences[i].draft_id == message.draft_id]
+        for request_id in unknown:
+            self._sequences[request_id].num_acked = 0
+            self._drop_ask(request_id)
         view.answered(answered, now, self._config.draft_timeout)
         self._gate.reconsider()
         self._ask(unknown)
@@ -184,14 +180,7 @@ class Rounds:
             token_ids = sequence.written.ahead(len(sequence.token_ids))
             if not token_ids or request_id in self._held:
                 continue
-            if sequence.pinned is not None:
-                count = sequence.scheduled or sequence.pinned
-            elif sequence.plan is not None:
-                to_check = sequence.plan.num_to_check
-                count = to_check[min(len(token_ids), len(to_check) - 1)]
-            else:
-                count = 0
-            if count:
+            if count := sequence.num_to_check(len(token_ids)):
                 self._engine.propose(request_id, len(sequence.token_ids), token_ids[:count])
 
     def expire(self) -> None:
@@ -249,19 +238,13 @@ class Rounds:
 
     def _write(self, request_ids: Iterable[str]) -> None:
         """Let drafters at the target write ahead. What is not worth its rows is judged all the same."""
-        for request_id in request_ids:
-            sequence = self._sequences[request_id]
-            if sequence.drafter is None:
-                continue
-            token_ids = known_ids(tuple(sequence.drafter.propose(sequence.token_ids)), self._vocab_size)
-            self._counts["num_lookup_hits"] += bool(token_ids)
-            sequence.written.clear()
-            sequence.written.add(len(sequence.token_ids), token_ids, sequence.token_ids)
-            sequence.pinned = sequence.params.num_assistant_tokens
-            sequence.plan = self._planner.plan(sequence.acceptance, self._local)
-            if not sequence.plan.is_drafted and sequence.pinned is None:
-                sequence.plan = None
-            self.last_draft_length = len(token_ids)
+        for sequence in (self._sequences[request_id] for request_id in request_ids):
+            if num_written := sequence.write(self._vocab_size):
+                self._counts["num_lookup_hits"] += 1
+                plan = self._planner.plan(sequence.acceptance, self._local)
+                sequence.pinned = sequence.params.num_assistant_tokens
+                sequence.plan = plan if plan.is_drafted else None
+                self.last_draft_length = sequence.num_to_check(num_written)
 
     def _ask(self, request_ids: Iterable[str]) -> None:
         """Tell the drafts of sequences what is confirmed and ask for proposals, in one message a draft."""
@@ -297,7 +280,7 @@ class Rounds:
         k, num_ahead, is_probe = self._length(sequence, view)
         self.last_draft_length = 0 if is_probe else k
         if k == 0:
-            self._forget_ask(request_id, sequence)
+            self._drop_ask(request_id)
             return None
         start, is_known, position = sequence.num_acked, sequence.is_known, len(sequence.token_ids)
         at_hand = sequence.num_written - position
@@ -348,15 +331,13 @@ class Rounds:
             self._held.discard(request_id)
             self._engine.release(request_id)
 
-    def _forget_ask(self, request_id: str, sequence: DraftedSequence) -> None:
+    def _drop_ask(self, request_id: str) -> None:
+        """Stop waiting for an answer and let the sequence run."""
         self._release(request_id)
+        sequence = self._sequences[request_id]
         if sequence.ask is not None:
             self._drafts[sequence.draft_id].dropped(request_id)
             sequence.ask = None
-
-    def _drop_ask(self, request_id: str) -> None:
-        """Stop waiting for an answer and let the sequence run."""
-        self._forget_ask(request_id, self._sequences[request_id])
 
     def _close(self, request_ids: Iterable[str]) -> None:
         """Tell drafts that sequences no longer need them."""

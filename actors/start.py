@@ -113,7 +113,7 @@ def start_worker(
             placement_group=group, placement_group_bundle_index=0
         )
     # Ray knows this option; its type stubs do not.
-    groups = {CONTROL: NUM_CONTROL_THREADS} | ({NATIVE: MAX_NUM_NATIVE_RUNS} if role == "target" else {})
+    groups = {CONTROL: NUM_CONTROL_THREADS, NATIVE: MAX_NUM_NATIVE_RUNS}
     actor_class = ray.remote(concurrency_groups=groups)(CLASSES[role])  # type: ignore[call-overload]
     actor = actor_class.options(
         name=name,

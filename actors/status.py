@@ -38,8 +38,18 @@ class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     @property
     def draft_name(self) -> str:
-        """What requests call this draft, as their ``assistant_model``."""
-        return self.draft_pool or self.model
+        """What requests call this draft, as their ``assistant_model`` or their ``model``."""
+        return self.draft_pool or default_draft_name(self.model, self.pool)
+
+    @property
+    def served_name(self) -> str:
+        """The model name under which it can be asked."""
+        return self.pool if self.role == "target" else self.draft_name
+
+
+def default_draft_name(model: str, target: str) -> str:
+    """Name of the default draft pool: its model's, unless that is the name of the target itself."""
+    return model if model != target else "draft"
 
 
 class DraftingStats(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

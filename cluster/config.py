@@ -12,6 +12,7 @@ from actors.drafter import NO_DRAFT
 from actors.engine.config import EngineConfig, ModelConfig
 from actors.engine.errors import ConfigError
 from actors.engine.params import MAX_STOP_STRINGS, MAX_TOP_LOGPROBS
+from actors.status import default_draft_name
 from cluster.scaling import ScalingConfig
 
 
@@ -107,7 +108,7 @@ class ClusterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     def __post_init__(self) -> None:
         taken = {self.name: "the target", NO_DRAFT: "decoding plainly"}
         if self.draft is not None:
-            taken[self.draft.worker.model.model] = "the default draft"
+            taken[default_draft_name(self.draft.worker.model.model, self.name)] = "the default draft"
         for name in self.drafts:
             if name in taken:
                 raise ConfigError(f"drafts: {name!r} is the name of {taken[name]}; give this pool another")
@@ -115,15 +116,27 @@ class ClusterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     @property
     def pools(self) -> tuple[Pool, ...]:
         """All pools that are to be started."""
-        default = [] if self.draft is None else [Pool("draft", "", self.draft)]
-        named = [Pool("draft", name, pool) for name, pool in self.drafts.items()]
-        return (Pool("target", "", self.target), *default, *named)
+        drafts = ({} if self.draft is None else {"": self.draft}) | self.drafts
+        return (
+            Pool("target", "", self.target),
+            *(Pool("draft", name, self._assisting(pool)) for name, pool in drafts.items()),
+        )
+
+    def _assisting(self, pool: PoolConfig) -> PoolConfig:
+        """A pool of drafts that know whom they draft for."""
+        worker = msgspec.structs.replace(pool.worker, assists=self.target.worker.model)
+        return msgspec.structs.replace(pool, worker=worker)
 
     @property
     def draft_models(self) -> dict[str, ModelConfig]:
         """The models of the draft pools, by the names that requests ask for them by; the default one first."""
-        drafts = [pool for pool in self.pools if pool.role == "draft"]
-        return {pool.draft_pool or pool.config.worker.model.model: pool.config.worker.model for pool in drafts}
+        drafts = [(pool.draft_pool, pool.config.worker.model) for pool in self.pools if pool.role == "draft"]
+        return {name or default_draft_name(model.model, self.name): model for name, model in drafts}
+
+    @property
+    def models(self) -> dict[str, ModelConfig]:
+        """All that can be asked, by the name to ask for: the target, then its drafts."""
+        return {self.name: self.target.worker.model, **self.draft_models}
 
     @property
     def custom_resources(self) -> dict[str, float]:

@@ -12,6 +12,7 @@ import torch
 from transformers import GenerationConfig, PretrainedConfig, PreTrainedTokenizerBase
 
 from actors.engine.config import EngineConfig
+from actors.engine.errors import ConfigError
 from actors.status import ClusterStats
 from cluster.background import BackgroundLoop
 from cluster.calls import GenerateCall, prepare_call
@@ -43,6 +44,8 @@ class ClusterModel:
         config: ClusterConfig,
         connect: Callable[[], Awaitable[ModelClient]],
         cluster: RunningCluster | None = None,
+        *,
+        name: str | None = None,
     ) -> None:
         """Take a running cluster.
 
@@ -50,8 +53,18 @@ class ClusterModel:
             config: what the cluster was started with.
             connect: makes the client; awaited on this object's own event loop.
             cluster: shut down by :meth:`close`.
+            name: which of its models this is, a draft's name; None is the target.
+
+        Raises:
+            ConfigError: it has no such model.
         """
+        models = config.models
+        if name is not None and name not in models:
+            raise ConfigError(f"model: there is no {name!r} in this cluster, only {', '.join(models)}")
         self.cluster_config = config
+        self.name = config.name if name is None else name
+        self._model = models[self.name]
+        self._connect = connect
         self._cluster = cluster
         self._loop = BackgroundLoop("slipstream-client")
         try:
@@ -151,16 +164,23 @@ class ClusterModel:
             raise
 
     @classmethod
-    def connect(cls) -> Self:
-        """Use a cluster that runs already; :meth:`close` leaves it running."""
+    def connect(cls, name: str | None = None) -> Self:
+        """Use a cluster that runs already, or the draft ``name`` of it; :meth:`close` leaves it running."""
         from cluster.session import Cluster
 
         cluster = Cluster.connect()
         try:
-            return cls(cluster.config, _connect_router, cluster)
+            return cls(cluster.config, _connect_router, cluster, name=name)
         except BaseException:
             cluster.shutdown()
             raise
+
+    def draft(self, name: str) -> Self:
+        """A draft of this cluster as a model of its own, which decodes alone. It has to be closed by itself.
+
+        Raises ConfigError where there is none of that name.
+        """
+        return type(self)(self.cluster_config, self._connect, name=name)
 
     @property
     def device(self) -> torch.device:
@@ -169,25 +189,25 @@ class ClusterModel:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Dtype of the target's unquantized weights."""
-        name = self.cluster_config.target.worker.model.dtype
+        """Dtype of the unquantized weights."""
+        name = self._model.dtype
         dtype = getattr(torch, name) if name != "auto" else self.config.dtype
         return dtype if isinstance(dtype, torch.dtype) else torch.float32
 
     @cached_property
     def config(self) -> PretrainedConfig:
         """The target's configuration."""
-        return load_model_config(self.cluster_config.target.worker.model)
+        return load_model_config(self._model)
 
     @cached_property
     def generation_config(self) -> GenerationConfig:
         """The target's generation defaults; changes to it hold for the calls of this object."""
-        return load_generation_config(self.cluster_config.target.worker.model, self.config)
+        return load_generation_config(self._model, self.config)
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The target's tokenizer, padding on the left. Raises ConfigError where it has none."""
-        tokenizer = load_tokenizer(self.cluster_config.target.worker.model)
+        tokenizer = load_tokenizer(self._model)
         tokenizer.padding_side = "left"
         return tokenizer
 
@@ -222,7 +242,7 @@ class ClusterModel:
             stopping_criteria: a ``StoppingCriteriaList``.
             prefix_allowed_tokens_fn: from (batch_id, ids) to the ids that may come next.
             synced_gpus: has no meaning here, where no ranks run in step.
-            assistant_model: a draft of the cluster by the name of its pool, "none" to decode plainly; with None, or
+            assistant_model: a draft of the cluster, or the name of its pool, "none" to decode plainly; with None, or
                 this cluster, its default draft runs ahead. A ``PreTrainedModel`` is sent to the target, once, and
                 assists there.
             streamer: gets the prompts, then each new token, then the end; on the caller's side.
@@ -245,6 +265,8 @@ class ClusterModel:
             Exception: whatever a callable or transformers' own code raised.
         """
         client = self._connected()
+        if isinstance(assistant_model, ClusterModel) and assistant_model is not self:
+            assistant_model = assistant_model.name
         assistant = find_assistant(assistant_model, self, self.cluster_config)
         drafting = {"assistant_model": assistant} if isinstance(assistant, str) else {}
         mode = {
@@ -278,7 +300,7 @@ class ClusterModel:
                     seed=seed,
                     is_streamed=streamer is not None,
                 ),
-                self.cluster_config.name,
+                self.name,
                 streamer=streamer,
                 device=device_of(given),
             )
@@ -317,10 +339,10 @@ class ClusterModel:
         if feed is not None:
             feed.begin(call.prompts.input_ids)
         emitted = EmittedRows(len(call.prompts.rows))
-        config = self.cluster_config
+        max_num_requests = self.cluster_config.router.max_num_requests
 
         async def produce(emit: Emit) -> None:
-            await run_requests(client, call.requests(), config.name, config.router.max_num_requests, emit)
+            await run_requests(client, call.requests(), self.name, max_num_requests, emit)
 
         with closing(self._loop.iterate(produce)) as deltas:
             for index, delta in deltas:

@@ -35,7 +35,8 @@ class GenerationJob:
 
         Raises RequestError and ApiError naming the field.
         """
-        card = await gateway.card(data.model)
+        gateway = gateway.of(data.model)
+        card = await gateway.card()
         check_limit("num_return_sequences", data.num_return_sequences, gateway.limits.max_n)
         if (data.prompt is None) == (data.input_ids is None):
             raise RequestError("prompt: give either prompt or input_ids, one of them", field="prompt")

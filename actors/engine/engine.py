@@ -7,10 +7,12 @@ import logging
 import time
 from collections.abc import Callable
 from collections.abc import Sequence as Seq
+from dataclasses import replace
 
 import torch
 
 from actors.engine.blocks import BlockPool
+from actors.engine.choice import NoiseKeys
 from actors.engine.config import EngineConfig
 from actors.engine.counters import Counters
 from actors.engine.deltas import asked_logprobs, drafted, failed
@@ -68,6 +70,7 @@ class Engine:
         self._intake = Intake(loaded, self.max_model_len, self._capacity, clock)
         self._compiling = GrammarQueue()
         self._sequences: dict[str, Sequence] = {}
+        self._noise: NoiseKeys | None = None
         self._ended: list[Delta] = []  # deltas of sequences that end without a forward
         self._counters = Counters()
         self.num_step_tokens = 0
@@ -185,6 +188,16 @@ class Engine:
         self._sequences[fork_id] = fork
         self._scheduler.fork(source, fork)
         return choice
+
+    def couple(self, noise_ids: Seq[int]) -> None:
+        """See :class:`actors.translated_engine.Noise`."""
+        self._noise = NoiseKeys.of(noise_ids, self.vocab_size)
+
+    def shift_noise(self, request_id: str, num_positions: int) -> None:
+        """See :class:`actors.translated_engine.Noise`."""
+        sequence = self._sequences.get(request_id)
+        if sequence is not None and self._noise is not None:
+            sequence.sampler.noise = replace(self._noise, shift=num_positions)
 
     def has_work(self) -> bool:
         """See :class:`TokenEngine`."""

@@ -18,11 +18,11 @@ def with_drafts(**drafts: PoolConfig) -> ClusterConfig:
 def test_draft_pools_go_by_their_names_and_the_default_one_by_its_models() -> None:
     config = with_drafts(tiny=TINY)
     assert config.draft is not None
-    assert config.pools == (
-        Pool("target", "", config.target),
-        Pool("draft", "", config.draft),
-        Pool("draft", "tiny", TINY),
-    )
+    target, default, tiny = config.pools
+    assert target == Pool("target", "", config.target)
+    assert [(pool.role, pool.draft_pool) for pool in (default, tiny)] == [("draft", ""), ("draft", "tiny")]
+    assert tiny.config.worker == msgspec.structs.replace(TINY.worker, assists=config.target.worker.model)
+    assert list(config.models) == ["demo", "demo-draft", "tiny"]
     assert {name: model.model for name, model in config.draft_models.items()} == {
         "demo-draft": "demo-draft",
         "tiny": "/models/tiny",

@@ -39,7 +39,7 @@ def async_client(served: ClusterServer) -> AsyncOpenAI:
 
 
 def test_models(client: OpenAI) -> None:
-    assert [model.id for model in client.models.list()] == ["demo"]
+    assert [model.id for model in client.models.list()] == ["demo", "demo-draft"]
     assert client.models.retrieve("demo").owned_by == "slipstream"
     with pytest.raises(openai.NotFoundError):
         client.models.retrieve("org/other")
