@@ -12,8 +12,8 @@ did not, the next Extend turns the draft around.
 
 A target runs all its sequences together, each with the drafts at hand, and waits for more only while they are worth
 more than the time (:mod:`actors.gate`). Sequences with a pinned draft length stay out of forwards until they have
-their drafts, and hold up nobody else. Nothing waits for a draft that has yet to read the prompt. Drafters at the target
-itself (:mod:`actors.drafter`) are asked as soon as a step has ended.
+their drafts, and hold up nobody else. Nothing waits for a draft that has yet to read the prompt, and drafters at the
+target itself (:mod:`actors.drafter`) need no waiting for.
 """
 
 from collections import Counter, defaultdict
@@ -187,8 +187,7 @@ class Rounds:
         """Give up questions whose deadline has passed: their sequences decode on plainly."""
         now = self._clock()
         silent = {draft_id for draft_id, view in self._drafts.items() if view.expire(now)}
-        for request_id in [*self._held]:
-            sequence = self._sequences[request_id]
+        for request_id, sequence in [(i, self._sequences[i]) for i in self._held]:
             if sequence.draft_id in silent or (sequence.ask is not None and sequence.ask.deadline <= now):
                 self._drop_ask(request_id)
         if silent:

@@ -135,7 +135,10 @@ class TranslatedEngine:
             del self._texts[delta.request_id]
             return delta
         text = entry.text
-        proposed = text.propose(delta.token_ids)
+        try:
+            proposed = text.propose(delta.token_ids)
+        except ValueError:
+            proposed = []
         return msgspec.structs.replace(
             delta,
             start=len(text.target_ids) - entry.num_prompt_tokens,

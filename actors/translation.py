@@ -162,7 +162,7 @@ class TranslatedText:
         ids = draft.encode_within(before, text) if start else draft.encode(text)
         spelt = draft.spell(ids)
         extra = len(spelt) - len(text.encode())
-        if extra not in (0, 1) or spelt[extra:] != text.encode():
+        if extra not in ((0,) if start else (0, 1)) or spelt[extra:] != text.encode():
             raise ValueError("the draft's tokenizer does not keep the text as it is")
         old = self.draft_ids[num_kept:]
         num_same = next((n for n, (a, b) in enumerate(zip(old, ids, strict=False)) if a != b), min(len(old), len(ids)))

@@ -11,7 +11,7 @@ from tokenizers.pre_tokenizers import ByteLevel
 
 _BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 _SPACE = "▁"
-_ANCHOR = "\n"  # text behind it is no beginning of a text, and no tokenizer joins it with a word
+_ANCHORS = ("\n", "a", ".")  # what stands behind them is no beginning of a text; most things do not join with all
 
 
 class Vocabulary:
@@ -79,12 +79,18 @@ class Vocabulary:
         return [] if end == border else None
 
     def encode_within(self, before: str, text: str) -> list[int]:
-        """Ids of ``text`` within a longer one, if possible as they are where all of it is encoded together."""
-        for context in (before, _ANCHOR):
+        """Ids of ``text`` within a longer one, if possible as they are where all of it is encoded together.
+
+        At worst they are single bytes. Raises ValueError where the vocabulary has not even these.
+        """
+        for context in (before, *_ANCHORS):
             found = self.encode_behind(context, text) if context else None
             if found is not None:
                 return found
-        return self.encode(text)
+        pieces = [bytes([byte]) for byte in text.encode()]
+        if any(piece not in self.by_bytes for piece in pieces):
+            raise ValueError("the tokenizer has no ids for some of the text")
+        return [self.by_bytes[piece] for piece in pieces]
 
 
 def agree(one: Mapping[str, int], other: Mapping[str, int]) -> bool:

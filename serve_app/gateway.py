@@ -81,7 +81,7 @@ class Gateway:
         other = copy.copy(self)
         other.name, other.tokenizer = name, tokenizer
         other.defaults, other.chat_template = dict(defaults), chat_template
-        other._view = self._view.of(name)
+        other.metrics, other._view = self.metrics.of(name), self._view.of(name)
         self._models[name] = other
 
     def of(self, model: str | None) -> "Gateway":

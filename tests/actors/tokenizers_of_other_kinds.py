@@ -1,4 +1,4 @@
-"""Small tokenizers of the kinds that models have, trained on this repository's own pages."""
+"""Small tokenizers of the kinds that models have, trained on a text that does not change."""
 
 import json
 from functools import cache
@@ -7,14 +7,14 @@ from typing import Any
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-PAGES = Path(__file__).parents[2]
+PAGE = Path(__file__).parents[2] / "LICENSE"
 ALPHABET = pre_tokenizers.ByteLevel.alphabet()
 UNICODE = " “Où est l’été?” they said — 日本語のテキスト 🙂🙂, façades.\n\n\tEnd…  Two  spaces, 3.14 and 2024-11-28."
 
 
 def pages() -> list[str]:
     """What all are trained on."""
-    return [(PAGES / name).read_text(encoding="utf-8") for name in ("README.md", "ARCHITECTURE.md")]
+    return [PAGE.read_text(encoding="utf-8")]
 
 
 @cache

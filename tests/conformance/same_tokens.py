@@ -129,38 +129,38 @@ class Count:
     num_accepted_tokens: int = 0
 
 
-def compare(bench: Bench, num_tokens: int, num_new: int, seed: int = 0) -> Iterator[tuple[Way, Count]]:
+def compare(
+    bench: Bench, num_tokens: int, num_new: int, seed: int = 0, ways: Sequence[Way] = WAYS
+) -> Iterator[tuple[Way, Count]]:
     """Go through all ways, over and over, until so many tokens are compared; yields what each turn has found."""
     num_compared = 0
-    for turn, way in enumerate(itertools.cycle(WAYS)):
-        if num_compared >= num_tokens and turn >= len(WAYS):
+    for cycle in itertools.count():
+        requests = make_requests(f"c{cycle}", CROWD, num_new, seed + cycle)
+        plain = bench.loops(Way("none", 1, is_overlapped=False, is_crowded=False), seed)
+        want = [plain.run([request])[0] for request in requests]
+        for turn, way in enumerate(ways):
+            first, last = (0, CROWD) if way.is_crowded else (turn % CROWD, turn % CROWD + 1)
+            found = _compare(bench, way, requests[first:last], want[first:last], seed + turn)
+            num_compared += found.num_tokens
+            yield way, found
+            if cycle and num_compared >= num_tokens:
+                return
+        if num_compared >= num_tokens:
             return
-        count = CROWD if way.is_crowded else 1
-        requests = make_requests(f"t{turn}", count, num_new, seed + turn)
-        want = _alone(bench, requests, seed)
-        before = bench.target.stats()
-        draft = way.drafter if way.drafter in bench.drafts else ""
-        got = bench.loops(way, seed + turn).run([asking(request, way) for request in requests], draft)
-        after = bench.target.stats()
-        found = Count(
-            sum(map(len, want)),
-            sum(a != b for mine, theirs in zip(got, want, strict=True) for a, b in _pairs(mine, theirs)),
-            after.num_draft_tokens - before.num_draft_tokens,
-            after.num_accepted_tokens - before.num_accepted_tokens,
-        )
-        num_compared += found.num_tokens
-        yield way, found
 
 
-def _alone(bench: Bench, requests: Sequence[Request], seed: int) -> list[list[int]]:
-    """What the target emits for each request by itself."""
-    plain = Way("none", 1, is_overlapped=False, is_crowded=False)
-    loops = bench.loops(plain, seed)
-    return [loops.run([request])[0] for request in requests]
-
-
-def _pairs(mine: Sequence[int], theirs: Sequence[int]) -> Iterator[tuple[int | None, int | None]]:
-    return itertools.zip_longest(mine, theirs)
+def _compare(bench: Bench, way: Way, requests: Sequence[Request], want: Sequence[Sequence[int]], seed: int) -> Count:
+    """One turn: the requests go one way, and must come to what each of them came to alone."""
+    before = bench.target.stats()
+    draft = way.drafter if way.drafter in bench.drafts else ""
+    got = bench.loops(way, seed).run([asking(request, way) for request in requests], draft)
+    after = bench.target.stats()
+    return Count(
+        sum(map(len, want)),
+        sum(a != b for mine, theirs in zip(got, want, strict=True) for a, b in itertools.zip_longest(mine, theirs)),
+        after.num_draft_tokens - before.num_draft_tokens,
+        after.num_accepted_tokens - before.num_accepted_tokens,
+    )
 
 
 def totals(found: Iterator[tuple[Way, Count]]) -> dict[str, Count]:

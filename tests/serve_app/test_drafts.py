@@ -36,6 +36,8 @@ async def test_a_draft_is_asked_by_its_name(http: Http, fake: FakeClient, path: 
     assert answer.json()["model"] == "tiny"
     assert fake.models == ["tiny"]
     assert (await http.post("/tokenize", json={"prompt": "x", "model": "tiny"})).status_code == 200
+    counted = 'slipstream:e2e_request_latency_seconds_count{model_name="tiny"} 1.0'
+    assert counted in (await http.get("/metrics")).text
 
 
 async def test_each_model_has_a_chat_template_of_its_own(http: Http) -> None:
