@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 from tqdm import tqdm
 
 from actors.config import RouterConfig, WorkerConfig
@@ -108,8 +109,6 @@ def make_requests(prefix: str, count: int, num_new: int, seed: int) -> list[Requ
 
 def asking(request: Request, way: Way) -> Request:
     """The request as a caller asks for a way."""
-    import msgspec
-
     is_lookup = way.drafter == "prompt lookup"
     params = msgspec.structs.replace(
         request.params,
