@@ -4,6 +4,7 @@ A request is drafted for by one of these, and which one never shows in its token
 
 - a draft model in an actor of its own, which is asked in messages (:mod:`actors.rounds`);
 - a :class:`Drafter` at the target, which is asked in a call (:mod:`actors.prompt_lookup`);
+- the target's engine itself, with its first layers (:mod:`actors.engine.early_exit`);
 - nobody.
 """
 
@@ -29,7 +30,7 @@ class Drafter(Protocol):
 
 def local_drafter(params: GenerationParams) -> Drafter | None:
     """The drafter at the target that a request asks for; None where a draft model, or nobody, is to run ahead."""
-    if params.prompt_lookup_num_tokens is None or params.num_assistant_tokens == 0:
+    if params.prompt_lookup_num_tokens is None or params.num_assistant_tokens == 0 or params.assistant_early_exit:
         return None
     return PromptLookup(params.prompt_lookup_num_tokens, params.max_matching_ngram_size)
 
@@ -37,4 +38,4 @@ def local_drafter(params: GenerationParams) -> Drafter | None:
 def wants_draft(params: GenerationParams) -> bool:
     """Whether a draft model is to run ahead of a request."""
     is_plain = params.num_assistant_tokens == 0 or params.assistant_model == NO_DRAFT
-    return not is_plain and params.prompt_lookup_num_tokens is None
+    return not is_plain and params.prompt_lookup_num_tokens is None and params.assistant_early_exit is None

@@ -92,6 +92,7 @@ def serve(model: str, config_file: str | None, host: str, port: int, **options: 
 @click.option("--seed", type=click.IntRange(0, 2**63 - 1), help="Fixes what is sampled.  [default: drawn]")
 @click.option("--prompt-lookup-num-tokens", type=click.IntRange(1, 64), help="Draft from the text so far.")
 @click.option("--max-matching-ngram-size", type=click.IntRange(1), help="Newest tokens to look up.  [default: 2]")
+@click.option("--assistant-early-exit", type=click.IntRange(1), help="Draft with so many of the model's first layers.")
 def generate(
     prompt: str,
     model: str | None,
@@ -103,6 +104,7 @@ def generate(
     seed: int | None,
     prompt_lookup_num_tokens: int | None,
     max_matching_ngram_size: int | None,
+    assistant_early_exit: int | None,
     **options: Any,
 ) -> None:
     """Generate behind PROMPT ("-" reads it from stdin) on the running cluster, or on one started for this.
@@ -120,6 +122,7 @@ def generate(
     drafting = {
         "prompt_lookup_num_tokens": prompt_lookup_num_tokens,
         "max_matching_ngram_size": max_matching_ngram_size,
+        "assistant_early_exit": assistant_early_exit,
         "assistant_model": options["assistant_model"],
     }
     if config_file is not None:

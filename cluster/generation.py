@@ -65,7 +65,6 @@ NATIVE_MODES: dict[str, str] = {
     "constraints": "constrained beam search",
     "force_words_ids": "constrained beam search",
     "dola_layers": "DoLa decoding",
-    "assistant_early_exit": "early-exit self-speculation",
     "assistant_ensemble_weight": "lossy speculative decoding",
     "speculation_type": "speculation by type",
     "use_mtp": "multi-token prediction",
@@ -153,8 +152,9 @@ def _refuse_native(merged: Mapping[str, Any], do_sample: bool) -> None:
     scale = merged.get("guidance_scale")
     if scale is not None and scale != 1:
         raise NativeModeError(f"classifier-free guidance (guidance_scale={scale}) is not batched by the engine")
-    if merged.get("prompt_lookup_num_tokens") and merged.get("use_cache") is False:
-        raise NativeModeError("prompt lookup without a cache (use_cache=False) is not batched by the engine")
+    for name in ("prompt_lookup_num_tokens", "assistant_early_exit"):
+        if merged.get(name) and merged.get("use_cache") is False:
+            raise NativeModeError(f"{name} without a cache (use_cache=False) is not batched by the engine")
     for name, mode in NATIVE_MODES.items():
         value = merged.get(name)
         if value is not None and value is not False:

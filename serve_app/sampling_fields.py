@@ -59,6 +59,7 @@ class SamplingFields(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         assistant_model: the draft that runs ahead, by the name of its pool; "none" is none. Never changes the text.
         prompt_lookup_num_tokens: in place of a draft, propose so many of the tokens that followed the newest ones where
             they stood before; max_matching_ngram_size is how many of these are looked for, 2 by default.
+        assistant_early_exit: in place of a draft, the model's own first layers propose, so many of them.
     """
 
     model: str | None = None
@@ -103,6 +104,7 @@ class SamplingFields(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     assistant_model: Annotated[str, Meta(min_length=1, max_length=MAX_NAME_CHARS)] | None = None
     prompt_lookup_num_tokens: Annotated[int, Meta(ge=1, le=64)] | None = None
     max_matching_ngram_size: Annotated[int, Meta(ge=1, le=MAX_INT)] | None = None
+    assistant_early_exit: Annotated[int, Meta(ge=1, le=MAX_INT)] | None = None
 
     @property
     def num_choices(self) -> int:
@@ -183,6 +185,7 @@ class SamplingFields(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
             "assistant_model": self.assistant_model,
             "prompt_lookup_num_tokens": self.prompt_lookup_num_tokens,
             "max_matching_ngram_size": self.max_matching_ngram_size,
+            "assistant_early_exit": self.assistant_early_exit,
             "grammar": read_grammar(self.response_format, self.structured_outputs or self._guided),
         }
         return {name: value for name, value in given.items() if value is not None} | {

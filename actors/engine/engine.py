@@ -16,6 +16,7 @@ from actors.engine.choice import NoiseKeys
 from actors.engine.config import EngineConfig
 from actors.engine.counters import Counters
 from actors.engine.deltas import asked_logprobs, drafted, failed
+from actors.engine.early_exit import EarlyExit
 from actors.engine.engine_stats import engine_stats
 from actors.engine.errors import OverloadedError, RequestError
 from actors.engine.grammar_queue import GrammarQueue
@@ -71,6 +72,7 @@ class Engine:
         self._compiling = GrammarQueue()
         self._sequences: dict[str, Sequence] = {}
         self._noise: NoiseKeys | None = None
+        self._early_exit = EarlyExit(loaded, self._runner)
         self._ended: list[Delta] = []  # deltas of sequences that end without a forward
         self._counters = Counters()
         self.num_step_tokens = 0
@@ -79,12 +81,11 @@ class Engine:
         """See :class:`TokenEngine`. Raises OverloadedError where the queue is full."""
         if request.request_id in self._sequences:
             raise RequestError(f"request_id: {request.request_id} is already running", field="request_id")
-        if self._scheduler.num_waiting >= self._config.max_num_waiting:
-            raise OverloadedError(
-                f"the queue is full: {self._config.max_num_waiting} requests wait",
-                limit=str(self._config.max_num_waiting),
-            )
+        limit = self._config.max_num_waiting
+        if self._scheduler.num_waiting >= limit:
+            raise OverloadedError(f"the queue is full: {limit} requests wait", limit=str(limit))
         sequence = self._intake.begin(request, is_draft=False)
+        self._early_exit.add(sequence)
         self._counters.num_prompt_tokens += sequence.num_prompt_tokens
         self._sequences[request.request_id] = sequence
         self._scheduler.add(sequence)
@@ -195,9 +196,8 @@ class Engine:
 
     def shift_noise(self, request_id: str, num_positions: int) -> None:
         """See :class:`actors.translated_engine.Noise`."""
-        sequence = self._sequences.get(request_id)
-        if sequence is not None and self._noise is not None:
-            sequence.sampler.noise = replace(self._noise, shift=num_positions)
+        if self._noise is not None and request_id in self._sequences:
+            self._sequences[request_id].sampler.noise = replace(self._noise, shift=num_positions)
 
     def has_work(self) -> bool:
         """See :class:`TokenEngine`."""
@@ -215,7 +215,7 @@ class Engine:
             torch.set_num_threads(self._config.num_threads)  # it holds for the calling thread alone
         deltas, self._ended = self._ended, []
         self.num_step_tokens = 0
-        plan = self._scheduler.schedule()
+        plan = self._early_exit.schedule(self._scheduler, self._sequences, self.max_model_len)
         self._forget_dropped()
         if not plan:
             return deltas
@@ -303,6 +303,7 @@ class Engine:
         sequence.num_final_tokens = sequence.num_tokens
         self._scheduler.publish(sequence)
         self._counters.count_check(num_drafted, num_accepted)
+        self._early_exit.judge(sequence, num_drafts, num_accepted)
         if reason is not None:
             self._end(sequence)
         return Delta(

@@ -34,7 +34,8 @@ class GenerationParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     follows ``num_assistant_tokens_schedule``, and drafting pauses behind a token that the draft gave a probability
     below ``assistant_confidence_threshold``. ``assistant_model`` names the draft that runs ahead, by its pool; "none"
     is none. ``prompt_lookup_num_tokens`` takes what followed the newest tokens where they stood before in its place, up
-    to ``max_matching_ngram_size`` of them. None of these ever shows in the tokens.
+    to ``max_matching_ngram_size`` of them, ``assistant_early_exit`` the model's own first layers. None of these ever
+    shows in the tokens.
     """
 
     max_new_tokens: PositiveInt = 20
@@ -83,3 +84,4 @@ class GenerationParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     assistant_model: Annotated[str, Meta(min_length=1, max_length=MAX_NAME_CHARS)] | None = None
     prompt_lookup_num_tokens: Annotated[int, Meta(ge=1, le=64)] | None = None
     max_matching_ngram_size: PositiveInt = 2
+    assistant_early_exit: PositiveInt | None = None

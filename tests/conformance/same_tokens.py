@@ -38,7 +38,7 @@ from tests.conformance.vocabularies import (
 RESULT = Path(__file__).with_suffix(".json")
 ENGINE = EngineConfig(block_size=16, num_blocks=1024, max_num_seqs=64, num_threads=1)
 CROWD = 12
-DRAFTERS = ("none", "draft a", "draft b", "prompt lookup", "other vocabulary")
+DRAFTERS = ("none", "draft a", "draft b", "prompt lookup", "early exit", "other vocabulary")
 
 
 @dataclass(frozen=True)
@@ -114,6 +114,7 @@ def asking(request: Request, way: Way) -> Request:
         request.params,
         num_assistant_tokens=way.num_assistant_tokens,
         prompt_lookup_num_tokens=way.num_assistant_tokens if is_lookup else None,
+        assistant_early_exit=2 if way.drafter == "early exit" else None,
     )
     return msgspec.structs.replace(request, params=params)
 

@@ -16,3 +16,4 @@ def test_no_way_to_draft_shows_in_the_tokens(tmp_path: Path) -> None:
     assert rates["draft b"] < rates["draft a"]
     assert rates["other vocabulary"] > 0.8 * rates["draft a"], "as good as the same weights with the same ids"
     assert sums["prompt lookup"].num_accepted_tokens > 0
+    assert sums["early exit"].num_draft_tokens > 0
