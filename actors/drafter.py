@@ -15,6 +15,7 @@ from actors.engine.params import GenerationParams
 from actors.prompt_lookup import PromptLookup
 
 NO_DRAFT = "none"  # as assistant_model: decode plainly
+AT_TARGET = "\x1ftarget"  # in place of a draft's name: the target's own drafters
 
 
 class Drafter(Protocol):

@@ -29,7 +29,10 @@ def load_engine(info: WorkerInfo, config: WorkerConfig) -> tuple[TokenEngine, Wo
     from actors.engine.loading import load_model
 
     engine_config = msgspec.structs.replace(config.engine, num_threads=config.num_threads)
-    loaded = load_model(config.model, engine_config)
+    model = config.model
+    if model.quantize_head is None and info.role == "draft" and model.quantization in ("nf4", "fp4"):
+        model = msgspec.structs.replace(model, quantize_head=True)
+    loaded = load_model(model, engine_config)
     is_causal = not getattr(loaded.model.config, "is_encoder_decoder", False)
     engine = Engine(loaded, engine_config) if is_causal else EncoderDecoderEngine(loaded, engine_config)
     devices = dict.fromkeys(str(device) for device in loaded.layer_devices.values())

@@ -15,6 +15,7 @@ import ray
 
 from actors.client_streams import ClientStreams
 from actors.codec import decode, encode
+from actors.compute_threads import release_threads
 from actors.config import NAMESPACE, ROUTER_NAME, Role, RouterConfig, WorkerConfig
 from actors.draft_host import DraftHost
 from actors.engine.errors import SlipstreamError
@@ -164,7 +165,7 @@ class ModelActor:
             loop = DraftHost(engine, RayLink(), self._info, ROUTER_NAME, router, time.monotonic, translation)
         if (native := getattr(engine, "native", None)) is not None:  # simulations have none
             loop = NativeLoop(loop, native)
-        self._worker = Worker(loop, router.report_interval, on_error=give_up)
+        self._worker = Worker(loop, router.report_interval, on_error=give_up, on_rest=release_threads)
         self._worker.start()
         return None
 
@@ -278,15 +279,9 @@ class RouterActor:
 
 
 def prepare_process(worker: WorkerConfig) -> None:
-    """Set what the numeric libraries read when they are first imported, which has yet to happen here.
-
-    Threads that wait for their next piece of work spin for well under a millisecond and then sleep: without any
-    spinning each of the hundreds of pieces of a forward pays for a wake-up, and without a bound an idle actor would
-    take the cores of a busy one.
-    """
+    """Set what the numeric libraries read when they are first imported, which has yet to happen here."""
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ[name] = str(worker.num_threads)
-    os.environ.setdefault("GOMP_SPINCOUNT", "100000")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     if not worker.num_gpus:
         # Nothing is compiled on CPUs, but bitsandbytes loads the compiler all the same: two seconds an actor.

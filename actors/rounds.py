@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterable
 from actors.config import RouterConfig
 from actors.draft_view import DraftView
 from actors.drafted_sequence import Ask, DraftedSequence, known_ids
-from actors.drafter import local_drafter
+from actors.drafter import AT_TARGET, local_drafter
 from actors.engine.protocol import TokenEngine
 from actors.engine.request import Delta, Request
 from actors.gate import Gate
@@ -31,10 +31,10 @@ from actors.messages import Close, Extend, ExtendItem, Proposal, Proposals
 from actors.planner import Planner
 from actors.status import DraftingStats
 from actors.written import Verdict
+from actors.yield_meter import YieldMeter
 
 FIRST_ANSWER_TIMEOUTS = 4  # draft timeouts that a draft may take to read a prompt before it counts as a miss
 MAX_BRANCHES = 8
-PROBE_LENGTH = 4  # tokens asked of a draft that does not pay, to see whether it does by now
 
 
 class Rounds:
@@ -58,10 +58,11 @@ class Rounds:
         self._pinned = config.num_assistant_tokens
         self._sequences: dict[str, DraftedSequence] = {}
         self._drafts: defaultdict[str, DraftView] = defaultdict(DraftView)
-        self._local = DraftView.at_target()
+        self._drafts[AT_TARGET] = DraftView.at_target()
         self._planner = Planner(config)
         self._held: set[str] = set()
         self._num_steps = 0
+        self._yield = YieldMeter(clock)
         self._has_new = False  # sequences whose prompts are not known to be computed: they must not wait for drafts
         self._gate = Gate(config, self._planner, self._drafts)
         self._counts: Counter[str] = Counter()
@@ -89,11 +90,13 @@ class Rounds:
 
     def add(self, request: Request, draft_id: str) -> None:
         """Take a sequence on. Its draft is told the prompt at once, so that both read it at the same time."""
+        drafter = local_drafter(request.params)
         self._sequences[request.request_id] = DraftedSequence(
             token_ids=[*request.prompt_token_ids, *request.emitted_token_ids],
             num_prompt_tokens=len(request.prompt_token_ids),
             params=request.params,
-            drafter=local_drafter(request.params),
+            draft_id="" if drafter is None else AT_TARGET,
+            drafter=drafter,
         )
         self._has_new = True
         self.pair((request.request_id,), draft_id)
@@ -143,8 +146,8 @@ class Rounds:
             (running if delta.finish_reason is None else ended).append(delta.request_id)
         self.remove(ended)
         self._counts["num_rounds"] += has_drafts
-        asked = next((self._sequences[i] for i in running if self._sequences[i].ask is not None), None)
-        self._planner.next_step(len(self._sequences), self._drafts[asked.draft_id] if asked is not None else None)
+        seconds = self._yield.end(is_prefill=self._has_new, is_idle=not running)
+        self._planner.next_step(len(self._sequences), self._yield.tokens, seconds)
         self._ask(running)
         self._write(running)
 
@@ -176,12 +179,15 @@ class Rounds:
 
     def attach(self) -> None:
         """Hand the engine the drafts that its next forward is to check."""
+        self._yield.begin(len(self._sequences) - len(self._held))
         for request_id, sequence in self._sequences.items():
             token_ids = sequence.written.ahead(len(sequence.token_ids))
             if not token_ids or request_id in self._held:
                 continue
             if count := sequence.num_to_check(len(token_ids)):
                 self._engine.propose(request_id, len(sequence.token_ids), token_ids[:count])
+                rate = self._drafts[sequence.draft_id].acceptance.rate
+                self._yield.drafted(rate, min(count, len(token_ids)))
 
     def expire(self) -> None:
         """Give up questions whose deadline has passed: their sequences decode on plainly."""
@@ -229,8 +235,8 @@ class Rounds:
 
     def _learn(self, sequence: DraftedSequence, verdict: Verdict) -> None:
         sequence.acceptance.add(verdict.num_accepted, verdict.num_rejected)
-        if sequence.draft_id or sequence.drafter is not None:
-            view = self._local if sequence.drafter is not None else self._drafts[sequence.draft_id]
+        if sequence.draft_id:
+            view = self._drafts[sequence.draft_id]
             view.acceptance.add(verdict.num_accepted, verdict.num_rejected)
             view.second.add(verdict.num_foreseen, verdict.num_unforeseen)
         self._counts["num_branch_hits"] += verdict.num_foreseen
@@ -240,7 +246,7 @@ class Rounds:
         for sequence in (self._sequences[request_id] for request_id in request_ids):
             if num_written := sequence.write(self._vocab_size):
                 self._counts["num_lookup_hits"] += 1
-                plan = self._planner.plan(sequence.acceptance, self._local)
+                plan = self._planner.plan(sequence.acceptance, self._drafts[AT_TARGET])
                 sequence.pinned = sequence.params.num_assistant_tokens
                 sequence.plan = plan if plan.is_drafted else None
                 self.last_draft_length = sequence.num_to_check(num_written)
@@ -252,7 +258,7 @@ class Rounds:
         items: defaultdict[str, list[ExtendItem]] = defaultdict(list)
         for request_id in request_ids:
             sequence = self._sequences[request_id]
-            if not sequence.draft_id or sequence.num_unserved_steps:
+            if not sequence.draft_id or sequence.drafter is not None or sequence.num_unserved_steps:
                 continue
             view = self._drafts[sequence.draft_id]
             is_trial = not view.health.can_wait()
@@ -276,7 +282,9 @@ class Rounds:
         self, request_id: str, sequence: DraftedSequence, view: DraftView, now: float, *, can_hold: bool
     ) -> ExtendItem | None:
         """Note a question and return what to send; None where drafting does not pay now."""
-        k, num_ahead, is_probe = self._length(sequence, view)
+        pinned = sequence.params.num_assistant_tokens
+        sequence.pinned = self._pinned if pinned is None else pinned
+        k, num_ahead, is_probe = self._planner.length(sequence, view)
         self.last_draft_length = 0 if is_probe else k
         if k == 0:
             self._drop_ask(request_id)
@@ -306,23 +314,6 @@ class Rounds:
             num_prompt_tokens=0 if is_known else sequence.num_prompt_tokens,
             params=None if is_known else sequence.params,
         )
-
-    def _length(self, sequence: DraftedSequence, view: DraftView) -> tuple[int, int, bool]:
-        """Return how many ids to ask for, how many the draft may write ahead, and whether that is only a probe."""
-        pinned = sequence.params.num_assistant_tokens
-        sequence.pinned = self._pinned if pinned is None else pinned
-        room = max(0, sequence.num_remaining_tokens - 1)  # the target adds one of its own
-        if room == 0 or sequence.pinned == 0:
-            return 0, 0, False
-        plan = sequence.plan = self._planner.plan(sequence.acceptance, view)
-        if sequence.pinned is not None:
-            k = min(sequence.scheduled or sequence.pinned, room)
-            return k, min(plan.num_ahead, k + 1), False
-        if plan.is_drafted:
-            view.pays()
-            return min(plan.num_draft_tokens, room), plan.num_ahead, False
-        is_probe = view.take_probe(self._num_steps)
-        return min(PROBE_LENGTH * is_probe, room), 0, is_probe
 
     def _release(self, request_id: str) -> None:
         """Let a held sequence run."""
