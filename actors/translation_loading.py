@@ -4,7 +4,8 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from actors.config import WorkerConfig
-from actors.engine.errors import VocabularyError
+from actors.engine.catalog import find_checkpoint
+from actors.engine.errors import ModelNotFoundError, VocabularyError
 from actors.translation import Translation
 from actors.vocabulary import Vocabulary, agree
 
@@ -19,17 +20,25 @@ ROLES = ("bos_token_id", "eos_token_id", "pad_token_id", "unk_token_id", "sep_to
 def load_translation(config: WorkerConfig, num_draft_ids: int) -> Translation | None:
     """Return what translates between a draft and the model that it assists; None where both have the same ids.
 
+    They are taken to have where the other's files are not on this host.
+
     Raises:
         VocabularyError: the two differ, and one of the tokenizers is not there, or does not keep texts as they are.
-        ConfigError, ModelNotFoundError: a tokenizer cannot be loaded.
+        ConfigError: a tokenizer cannot be loaded.
     """
     if config.assists is None or config.simulation is not None or config.assists == config.model:
         return None
     # What they import, an actor without a translation has imported as well.
-    from actors.engine.catalog import find_checkpoint
     from actors.engine.loading import read_model_config
     from actors.engine.tokenizer import load_tokenizer
 
+    try:
+        file = _file(config.assists)
+    except ModelNotFoundError as error:
+        logger.warning("%s: its token ids are taken for its target's: %s", config.model.model, error)
+        return None
+    if file is not None and file == _file(config.model):
+        return None
     target, draft = load_tokenizer(config.assists), load_tokenizer(config.model)
     checkpoint = find_checkpoint(config.assists.model, config.assists.revision)
     num_target_ids = int(getattr(read_model_config(checkpoint).get_text_config(), "vocab_size", 0))
@@ -54,6 +63,13 @@ def load_translation(config: WorkerConfig, num_draft_ids: int) -> Translation | 
         num_target_ids=num_target_ids,
         num_draft_ids=num_draft_ids,
     )
+
+
+def _file(config: "ModelConfig") -> bytes | None:
+    """A tokenizer's file as it is, None where it has none: two that are equal need not be loaded."""
+    name, revision = (config.model, config.revision) if config.tokenizer is None else (config.tokenizer, None)
+    file = find_checkpoint(name, revision).folder / "tokenizer.json"
+    return file.read_bytes() if file.is_file() else None
 
 
 def _vocabulary(tokenizer: Any, config: "ModelConfig") -> Vocabulary:

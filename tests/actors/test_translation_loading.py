@@ -40,6 +40,9 @@ def test_a_pair_with_one_tokenizer_needs_no_translation(folder: Path) -> None:
     assert load_translation(worker(folder, "target"), NUM_IDS) is None
     shutil.copytree(folder / "target", folder / "copy")
     assert load_translation(worker(folder, "copy"), NUM_IDS) is None
+    (folder / "copy" / "tokenizer.json").write_text((folder / "copy" / "tokenizer.json").read_text() + " ")
+    assert load_translation(worker(folder, "copy"), NUM_IDS) is None, "spelt otherwise, but the same"
+    assert load_translation(worker(folder, "target", "on another host"), NUM_IDS) is None
 
 
 def test_another_tokenizer_is_translated(folder: Path) -> None:
