@@ -3,33 +3,30 @@
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import closing
-from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import torch
-from transformers import GenerationConfig, PretrainedConfig, PreTrainedTokenizerBase
+from transformers import GenerationConfig
 
 from actors.engine.config import EngineConfig
-from actors.engine.errors import ConfigError
 from actors.status import ClusterStats
 from cluster.background import BackgroundLoop
 from cluster.calls import GenerateCall, prepare_call
 from cluster.client import Emit, ModelClient, RunningCluster, run_requests
 from cluster.config import ClusterConfig
 from cluster.configure import configure
+from cluster.face import ModelFace
 from cluster.generation import NativeModeError
 from cluster.native import device_of, find_assistant, native_call, run_call
 from cluster.outputs import ClusterGenerateOutput, EmittedRows, pad_rows
-from cluster.pretrained import load_generation_config, load_model_config
 from cluster.streaming import Streamer, StreamFeed
-from cluster.tokenization import load_tokenizer
 
 logger = logging.getLogger(__name__)
 
 
-class ClusterModel:
+class ClusterModel(ModelFace):
     """A target model and its draft on a cluster of actors, used like a model of transformers.
 
     >>> with ClusterModel.from_pretrained("demo") as model:
@@ -58,12 +55,7 @@ class ClusterModel:
         Raises:
             ConfigError: it has no such model.
         """
-        models = config.models
-        if name is not None and name not in models:
-            raise ConfigError(f"model: there is no {name!r} in this cluster, only {', '.join(models)}")
-        self.cluster_config = config
-        self.name = config.name if name is None else name
-        self._model = models[self.name]
+        super().__init__(config, name)
         self._connect = connect
         self._cluster = cluster
         self._loop = BackgroundLoop("slipstream-client")
@@ -181,35 +173,6 @@ class ClusterModel:
         Raises ConfigError where there is none of that name.
         """
         return type(self)(self.cluster_config, self._connect, name=name)
-
-    @property
-    def device(self) -> torch.device:
-        """Where inputs are expected: the CPU, whatever devices the actors have."""
-        return torch.device("cpu")
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Dtype of the unquantized weights."""
-        name = self._model.dtype
-        dtype = getattr(torch, name) if name != "auto" else self.config.dtype
-        return dtype if isinstance(dtype, torch.dtype) else torch.float32
-
-    @cached_property
-    def config(self) -> PretrainedConfig:
-        """The target's configuration."""
-        return load_model_config(self._model)
-
-    @cached_property
-    def generation_config(self) -> GenerationConfig:
-        """The target's generation defaults; changes to it hold for the calls of this object."""
-        return load_generation_config(self._model, self.config)
-
-    @cached_property
-    def tokenizer(self) -> PreTrainedTokenizerBase:
-        """The target's tokenizer, padding on the left. Raises ConfigError where it has none."""
-        tokenizer = load_tokenizer(self._model)
-        tokenizer.padding_side = "left"
-        return tokenizer
 
     def generate(
         self,
