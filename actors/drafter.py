@@ -38,5 +38,5 @@ def local_drafter(params: GenerationParams) -> Drafter | None:
 
 def wants_draft(params: GenerationParams) -> bool:
     """Whether a draft model is to run ahead of a request."""
-    is_plain = params.num_assistant_tokens == 0 or params.assistant_model == NO_DRAFT
+    is_plain = params.num_assistant_tokens == 0 or params.assistant_model == NO_DRAFT or params.has_beams
     return not is_plain and params.prompt_lookup_num_tokens is None and params.assistant_early_exit is None

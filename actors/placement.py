@@ -49,7 +49,8 @@ class Entry:
     @property
     def num_tokens(self) -> int:
         """Tokens that the request may come to, its prompt included: what it weighs in a choice between targets."""
-        return len(self.journal.request.prompt_token_ids) + self.journal.request.params.max_new_tokens
+        request = self.journal.request
+        return len(request.prompt_token_ids) + request.params.num_beams * request.params.max_new_tokens
 
     def resume(self, now: float) -> Request:
         """Return the request that continues behind what was emitted."""

@@ -72,6 +72,9 @@ class Rounds:
     def __contains__(self, request_id: str) -> bool:
         return request_id in self._sequences
 
+    def __getitem__(self, request_id: str) -> DraftedSequence:
+        return self._sequences[request_id]
+
     def request_ids(self) -> tuple[str, ...]:
         """Return the ids of all sequences."""
         return tuple(self._sequences)
@@ -79,10 +82,6 @@ class Rounds:
     def stats(self) -> DraftingStats:
         """Return what has been counted."""
         return DraftingStats(**self._counts)
-
-    def emitted(self, request_id: str) -> tuple[int, ...]:
-        """Return the tokens of a sequence behind its prompt."""
-        return self._sequences[request_id].emitted
 
     def set_draft_length(self, num_draft_tokens: int) -> None:
         """Pin the draft length of sequences that do not pin their own."""
@@ -240,6 +239,7 @@ class Rounds:
             view.acceptance.add(verdict.num_accepted, verdict.num_rejected)
             view.second.add(verdict.num_foreseen, verdict.num_unforeseen)
         self._counts["num_branch_hits"] += verdict.num_foreseen
+        sequence.num_branch_hits += verdict.num_foreseen
 
     def _write(self, request_ids: Iterable[str]) -> None:
         """Let drafters at the target write ahead. What is not worth its rows is judged all the same."""
@@ -292,6 +292,7 @@ class Rounds:
         start, is_known, position = sequence.num_acked, sequence.is_known, len(sequence.token_ids)
         at_hand = sequence.num_written - position
         self._counts["num_ahead_hits"] += at_hand > 0
+        sequence.num_ahead_hits += at_hand > 0
         self._counts["num_probes"] += is_probe
         num_ahead = max(k, at_hand) + num_ahead - k
         if not 0 < at_hand < sequence.goal - position:  # it was turned around, or has come to rest

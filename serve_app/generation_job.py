@@ -38,6 +38,7 @@ class GenerationJob:
         gateway = gateway.of(data.model)
         card = await gateway.card()
         check_limit("num_return_sequences", data.num_return_sequences, gateway.limits.max_n)
+        check_limit("num_beams", data.num_beams, 1)  # its answer has no place for beams
         if (data.prompt is None) == (data.input_ids is None):
             raise RequestError("prompt: give either prompt or input_ids, one of them", field="prompt")
         if data.prompt is not None:
@@ -91,6 +92,7 @@ class GenerationJob:
             segments=delta.segments,
             finish_reason=delta.finish_reason.value if delta.finish_reason else None,
             seed=params.seed if delta.finish_reason else UNSET,
+            stats=UNSET if delta.stats is None else delta.stats,
             logprobs=delta.logprobs if params.logprobs is not None else UNSET,
             prompt_logprobs=UNSET if delta.prompt_logprobs is None else delta.prompt_logprobs,
         )

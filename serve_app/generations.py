@@ -7,6 +7,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from actors.engine.params import MAX_INT, MAX_STOP_STRINGS, GenerationParams, TokenId
 from actors.engine.request import TokenLogprobs
+from actors.request_stats import RequestStats
 from serve_app.sampling_fields import StopString
 from serve_app.usage import Usage
 
@@ -37,7 +38,8 @@ class GeneratedSequence(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         segments: (text, whether a drafted token wrote it), in order, the whole of ``text``.
-        seed: reproduces this sequence; in a stream it comes with the last chunk.
+        seed: reproduces this sequence; in a stream it comes with the last chunk, and so does ``stats``.
+        stats: what drafting did for this sequence.
         logprobs: per token (its log-probability, [(id, log-probability) of the most probable ones]).
         prompt_logprobs: the same for the prompt's tokens from the second on; in a stream with the first chunk.
     """
@@ -50,6 +52,7 @@ class GeneratedSequence(msgspec.Struct, frozen=True, kw_only=True):
     segments: tuple[tuple[str, bool], ...]
     finish_reason: str | None = None
     seed: int | UnsetType = UNSET
+    stats: RequestStats | UnsetType = UNSET
     logprobs: tuple[TokenLogprobs, ...] | UnsetType = UNSET
     prompt_logprobs: tuple[TokenLogprobs, ...] | UnsetType = UNSET
 

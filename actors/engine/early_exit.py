@@ -25,7 +25,7 @@ from actors.engine.errors import RequestError
 from actors.engine.loaded import LoadedModel
 from actors.engine.runner import Runner
 from actors.engine.sampler import SampleRow, sample
-from actors.engine.scheduler import Scheduled, Scheduler
+from actors.engine.scheduled import Scheduled
 from actors.engine.sequence import Sequence, Status
 
 logger = logging.getLogger(__name__)
@@ -65,11 +65,6 @@ class EarlyExit:
         if length and self._runner.is_chunkable:
             self._lengths[sequence.request_id] = length
 
-    def schedule(self, scheduler: Scheduler, sequences: Mapping[str, Sequence], max_model_len: int) -> list[Scheduled]:
-        """The scheduler's plan for the next forward, with drafts in it."""
-        self._make_room(sequences, max_model_len)
-        return self._fill(scheduler.schedule())
-
     def judge(self, sequence: Sequence, num_drafts: int, num_accepted: int) -> None:
         """Draft further after drafts that were all right, and less far after others, unless the length is pinned."""
         length = self._lengths.get(sequence.request_id)
@@ -78,7 +73,7 @@ class EarlyExit:
         longer = num_accepted == num_drafts
         self._lengths[sequence.request_id] = min(MAX_LENGTH, length + 1) if longer else max(1, num_accepted)
 
-    def _make_room(self, sequences: Mapping[str, Sequence], max_model_len: int) -> None:
+    def make_room(self, sequences: Mapping[str, Sequence], max_model_len: int) -> None:
         """Put placeholders behind the sequences that decode in the next forward, and forget those that ended."""
         for request_id, length in list(self._lengths.items()):
             sequence = sequences.get(request_id)
@@ -90,7 +85,7 @@ class EarlyExit:
                 room = min(sequence.max_num_tokens, max_model_len) - sequence.num_tokens - 1
                 sequence.drafts = [PLACEHOLDER] * max(0, min(length, room))
 
-    def _fill(self, plan: list[Scheduled]) -> list[Scheduled]:
+    def fill(self, plan: list[Scheduled]) -> list[Scheduled]:
         """Draft in place of the placeholders; the plan with what came of it."""
         mine = [item for item in plan if item.sequence.drafts and item.sequence.request_id in self._lengths]
         if not mine:

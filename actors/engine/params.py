@@ -14,6 +14,7 @@ from actors.engine.grammar import Grammar
 MAX_STOP_STRINGS = 64
 MAX_TOP_LOGPROBS = 100
 MAX_NAME_CHARS = 1024
+MAX_NUM_BEAMS = 64
 
 MAX_INT = 2**31 - 1  # what every tensor, kernel and wire format holds
 
@@ -30,6 +31,7 @@ class GenerationParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     ``logprobs`` asks for the log-probabilities of emitted tokens and of that many alternatives (0: emitted ones only).
     ``prompt_logprobs`` asks the same of the prompt's tokens, by the model's own distribution, before any processor.
     ``grammar`` is what the text has to be (:mod:`actors.engine.grammar`).
+    ``num_beams`` above 1 makes the request a beam search (or beam sampling), whose sequences come all at its end.
     ``num_assistant_tokens`` pins the draft length; None leaves it to the cluster, 0 turns drafting off. A pinned length
     follows ``num_assistant_tokens_schedule``, and drafting pauses behind a token that the draft gave a probability
     below ``assistant_confidence_threshold``. ``assistant_model`` names the draft that runs ahead, by its pool; "none"
@@ -76,6 +78,10 @@ class GenerationParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
 
     grammar: Grammar | None = None
 
+    num_beams: Annotated[int, Meta(ge=1, le=MAX_NUM_BEAMS)] = 1
+    length_penalty: float = 1.0
+    early_stopping: bool | Literal["never"] = False
+
     logprobs: Annotated[int, Meta(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
     prompt_logprobs: Annotated[int, Meta(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
     num_assistant_tokens: Annotated[int, Meta(ge=0, le=64)] | None = None
@@ -85,3 +91,8 @@ class GenerationParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     prompt_lookup_num_tokens: Annotated[int, Meta(ge=1, le=64)] | None = None
     max_matching_ngram_size: PositiveInt = 2
     assistant_early_exit: PositiveInt | None = None
+
+    @property
+    def has_beams(self) -> bool:
+        """Whether several sequences are searched for together."""
+        return self.num_beams > 1

@@ -41,9 +41,9 @@ class LogitBias(LogitsProcessor):
         self.biases = biases
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """Scores (1, vocab) with the biases added."""
+        """Scores (rows, vocab) with the biases added."""
         biased = scores.clone()
-        add_to_tokens(biased, {0: self.biases})
+        add_to_tokens(biased, dict.fromkeys(range(len(scores)), self.biases))
         return biased
 
 
@@ -56,10 +56,10 @@ class PresenceFrequencyPenalty(LogitsProcessor):
         self.num_prompt_tokens = num_prompt_tokens
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """Scores (1, vocab) with the penalties subtracted."""
-        emitted = input_ids[0, self.num_prompt_tokens :].tolist()
+        """Scores (rows, vocab) with the penalties subtracted."""
+        emitted = input_ids[:, self.num_prompt_tokens :].tolist()
         penalized = scores.clone()
-        penalize_emitted(penalized, {0: (emitted, self.presence, self.frequency)})
+        penalize_emitted(penalized, {row: (ids, self.presence, self.frequency) for row, ids in enumerate(emitted)})
         return penalized
 
 
@@ -112,6 +112,7 @@ def to_generation_config(params: GenerationParams, num_prompt_tokens: int) -> Ge
         fields["sequence_bias"] = [[list(ids), bias] for ids, bias in params.sequence_bias]
     return GenerationConfig(
         do_sample=params.do_sample,
+        num_beams=params.num_beams,
         max_length=num_prompt_tokens + params.max_new_tokens,
         min_length=min_num_tokens(params, num_prompt_tokens),
         exponential_decay_length_penalty=params.exponential_decay_length_penalty,
@@ -129,6 +130,7 @@ def build_processors(
 ) -> LogitsProcessorList:
     """All processors and warpers of one sequence, to be called with its whole prefix (1, n) and scores (1, vocab).
 
+    Those of a beam search take all its beams at once, (num_beams, n) and (num_beams, vocab).
     The mask of its ``grammar`` is the last processor: behind it come the warpers.
 
     Raises:

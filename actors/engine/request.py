@@ -45,8 +45,33 @@ class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True):
     top: tuple[tuple[int, float], ...] = ()
 
 
+class DraftingSummary(msgspec.Struct, frozen=True, array_like=True):
+    """What the last target of a sequence knows of its drafting; see :class:`actors.request_stats.RequestStats`."""
+
+    num_ahead_hits: int = 0
+    num_branch_hits: int = 0
+    wait_time: float = 0.0
+
+
+class Beam(msgspec.Struct, frozen=True, array_like=True):
+    """One sequence that a beam search has found.
+
+    Attributes:
+        token_ids: behind the prompt.
+        score: sum of its log-probabilities over its length to the power of ``length_penalty``, as in transformers'
+            ``sequences_scores``.
+        beam_indices: for each token the beam, 0 to num_beams - 1, that it was found behind.
+        finish_reason: why it ends.
+    """
+
+    token_ids: tuple[int, ...]
+    score: float
+    beam_indices: tuple[int, ...]
+    finish_reason: FinishReason
+
+
 class Delta(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """New tokens of one sequence from one step.
+    """New tokens of one sequence from one step, or word of a beam search.
 
     Attributes:
         request_id: whose tokens these are.
@@ -59,7 +84,10 @@ class Delta(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         prompt_logprobs: one entry for every prompt token but the first, where the request asked for them; it comes with
             the first emitted token.
         finish_reason: set in the last delta of a sequence.
+        drafting: comes with the last delta of a sequence for which a draft wrote.
         error: why, in words, where finish_reason is ERROR.
+        beams: what a beam search has found, best first; it comes with the last delta, which has no ``token_ids``.
+        num_searched: positions that a beam search has passed since its last sign of life. Says only that it lives.
     """
 
     request_id: str
@@ -70,7 +98,10 @@ class Delta(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     logprobs: tuple[TokenLogprobs, ...] | None = None
     prompt_logprobs: tuple[TokenLogprobs, ...] | None = None
     finish_reason: FinishReason | None = None
+    drafting: DraftingSummary | None = None
     error: str = ""
+    beams: tuple[Beam, ...] | None = None
+    num_searched: int = 0
 
 
 class EngineStats(msgspec.Struct, frozen=True, kw_only=True):

@@ -6,7 +6,7 @@ from collections.abc import Sequence as Seq
 from actors.engine.params import GenerationParams
 from actors.engine.request import FinishReason, TokenLogprobs
 from actors.engine.sampler import SampleRow
-from actors.engine.scheduler import Scheduled
+from actors.engine.scheduled import Scheduled
 from actors.engine.sequence import Sequence
 
 

@@ -1,13 +1,13 @@
 """Modes that transformers' own code runs in the target: same results, errors and streams as ``model.generate``."""
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from transformers import (
-    GenerationConfig,
     LogitsProcessor,
     LogitsProcessorList,
     StoppingCriteria,
@@ -17,6 +17,9 @@ from transformers import (
 from transformers.generation.utils import GenerateBeamDecoderOnlyOutput, GenerateDecoderOnlyOutput
 
 from actors.engine.errors import RequestError
+from actors.engine.native_generation import NativeCall
+from actors.native_client import Result
+from actors.native_job import Tokens
 from cluster.deferred import deferred_output
 from cluster.model import ClusterModel
 from tests.cluster.fakes import PAD, VOCAB_SIZE, ToyClient, cluster_model, tiny_llama
@@ -67,10 +70,6 @@ def own_loop(model: Any, input_ids: torch.Tensor, logits_processor: Any, stoppin
 
 
 MODES: dict[str, dict[str, Any]] = {
-    "beam search": {"num_beams": 3},
-    "beam search, all returned": {"num_beams": 3, "num_return_sequences": 3, "length_penalty": 0.4},
-    "beam search, early stopping": {"num_beams": 2, "early_stopping": True, "no_repeat_ngram_size": 2},
-    "beam sampling": {"num_beams": 3, "do_sample": True, "top_k": 7},
     "guidance": {"guidance_scale": 1.5, "negative_prompt_ids": torch.tensor([[4, 9], [7, 8]])},
     "watermark": {"watermarking_config": WatermarkingConfig(bias=4.0)},
     "processor": {"logits_processor": LogitsProcessorList([Ban(5)])},
@@ -78,7 +77,6 @@ MODES: dict[str, dict[str, Any]] = {
     "criterion": {"stopping_criteria": StoppingCriteriaList([AfterThree(6)])},
     "allowed tokens": {"prefix_allowed_tokens_fn": only_even},
     "own loop": {"custom_generate": own_loop},
-    "static cache": {"cache_implementation": "static", "num_beams": 2},
 }
 
 
@@ -191,7 +189,7 @@ def test_an_error_in_a_callable_comes_back_with_its_traceback(model: ClusterMode
     with pytest.raises(ZeroDivisionError, match="seven") as caught:
         model.generate(prompts(1)[0], max_new_tokens=3, logits_processor=LogitsProcessorList([Broken()]))
     assert "in __call__" in "".join(caught.value.__notes__)
-    again: Any = model.generate(prompts(1)[0], max_new_tokens=3, num_beams=2)
+    again: Any = model.generate(prompts(1)[0], max_new_tokens=3, logits_processor=LogitsProcessorList([Ban(5)]))
     assert again.shape[1] <= 9
 
 
@@ -232,7 +230,7 @@ def test_sampled_calls_follow_torchs_seed_and_leave_greedy_ones_alone(model: Clu
     ids, _ = prompts(1)
     arguments: dict[str, Any] = {
         "do_sample": True,
-        "num_beams": 2,
+        "logits_processor": LogitsProcessorList([Ban(5)]),
         "max_new_tokens": 6,
         "return_dict_in_generate": True,
     }
@@ -243,19 +241,8 @@ def test_sampled_calls_follow_torchs_seed_and_leave_greedy_ones_alone(model: Clu
     assert first.seed == again.seed is not None
     assert first.sequences.equal(again.sequences)
     state = torch.get_rng_state()
-    model.generate(ids, num_beams=2, max_new_tokens=2)
+    model.generate(ids, logits_processor=LogitsProcessorList([Ban(5)]), max_new_tokens=2)
     assert state.equal(torch.get_rng_state())
-
-
-def test_defaults_of_the_model_hold(reference: Any, model: ClusterModel) -> None:
-    ids, mask = prompts(1)
-    model.generation_config.update(num_beams=3, max_new_tokens=4)
-    expected = reference.generate(ids, attention_mask=mask, num_beams=3, max_new_tokens=4)
-    assert model.generate(ids, attention_mask=mask).tolist() == expected.tolist()  # type: ignore[union-attr]
-    config = GenerationConfig(num_beams=2, length_penalty=0.2)
-    expected = reference.generate(ids, attention_mask=mask, generation_config=config, max_new_tokens=4)
-    actual: Any = model.generate(ids, attention_mask=mask, generation_config=config)
-    assert actual.tolist() == expected.tolist()
 
 
 def test_large_fields_are_fetched_when_they_are_read() -> None:
@@ -276,3 +263,32 @@ def test_large_fields_are_fetched_when_they_are_read() -> None:
     assert [name for name, _ in output.items()] == ["sequences", "scores", "logits"]
     with pytest.raises(KeyError):
         output["attentions"]
+
+
+def test_a_caller_fetches_only_what_it_reads(folder: Path, reference: Any) -> None:
+    fetched: list[str] = []
+
+    class Counting(ToyClient):
+        async def run_native(self, call: NativeCall, model: str) -> AsyncIterator[Tokens | Result]:
+            async for item in super().run_native(call, model):
+                yield Result(item.output, partial(self.fetch, item)) if isinstance(item, Result) else item
+
+        def fetch(self, result: Result, name: str) -> Any:
+            fetched.append(name)
+            return result.fetch(name)
+
+    wishes: dict[str, Any] = dict.fromkeys(("output_hidden_states", "output_logits", "return_dict_in_generate"), True)
+    with cluster_model(folder, Counting(model=reference)) as model:
+        output: Any = model.generate(prompts(2)[0], max_new_tokens=4, **wishes)
+        assert output.sequences.shape[0] == 2
+        assert list(output.keys())[:3] == ["sequences", "logits", "hidden_states"]
+        assert fetched == []
+        assert len(output.hidden_states) == 4
+        assert len(output.hidden_states[0]) == 3
+        assert fetched == ["hidden_states"]
+        states = model(prompts(1)[0], output_hidden_states=True)
+        assert states.logits.shape == (1, 6, VOCAB_SIZE)
+        assert fetched == ["hidden_states", "logits"]
+        plain: Any = model.generate(prompts(1)[0], max_new_tokens=2, return_dict_in_generate=True)
+        assert plain.past_key_values.get_seq_length() == plain.sequences.shape[1] - 1
+        assert fetched == ["hidden_states", "logits", "past_key_values"]
