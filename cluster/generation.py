@@ -181,8 +181,9 @@ def _refuse_native_beams(merged: Mapping[str, Any], do_sample: bool, *, can_sear
     if not isinstance(num_beams, int) or not 1 < num_beams <= MAX_NUM_BEAMS:
         raise NativeModeError(f"{mode} with num_beams={num_beams!r} is not batched by the engine")
     # A penalty on the prompt's tokens falls on some of the beams alone in transformers: its own code may answer for it.
-    for name, neutral in (("num_beam_groups", 1), ("low_memory", False), ("encoder_repetition_penalty", 1.0)):
-        if merged.get(name) not in (None, neutral):
+    neutral = {"num_beam_groups": 1, "low_memory": False, "encoder_repetition_penalty": 1.0}
+    for name in (*neutral, "prompt_lookup_num_tokens", "assistant_early_exit"):
+        if merged.get(name) not in (None, neutral.get(name)):
             raise NativeModeError(f"{mode} with {name} is not batched by the engine")
 
 

@@ -54,10 +54,7 @@ class ClusterModel(ModelFace):
             config: what the cluster was started with.
             connect: makes the client; awaited on this object's own event loop.
             cluster: shut down by :meth:`close`.
-            name: which of its models this is, a draft's name; None is the target.
-
-        Raises:
-            ConfigError: it has no such model.
+            name: which of its models this is, a draft's name; None is the target. Raises ConfigError for others.
         """
         super().__init__(config, name)
         self._connect = connect
@@ -172,10 +169,7 @@ class ClusterModel(ModelFace):
             raise
 
     def draft(self, name: str) -> Self:
-        """A draft of this cluster as a model of its own, which decodes alone. It has to be closed by itself.
-
-        Raises ConfigError where there is none of that name.
-        """
+        """A draft of this cluster as a model of its own, to be closed by itself. Raises ConfigError for other names."""
         return type(self)(self.cluster_config, self._connect, name=name)
 
     def generate(
@@ -284,7 +278,7 @@ class ClusterModel(ModelFace):
         if call is None:
             return natively()
         if call.params.has_beams:
-            return run_searches(self._loop, client, call, self.cluster_config)
+            return run_searches(self._loop, client, call, self.name, self.cluster_config.router.max_num_requests)
         return self._run_batched(client, call, streamer)
 
     def forward(self, input_ids: torch.Tensor | None = None, **kwargs: Any) -> Any:

@@ -45,7 +45,6 @@ class Engine:
     Attributes:
         max_model_len: longest sequence, prompt included, that is served.
         vocab_size: width of the logits.
-        num_step_tokens: tokens that the last step computed.
         native: the same weights, as transformers' own ``generate`` runs them.
     """
 
@@ -82,8 +81,7 @@ class Engine:
         """See :class:`TokenEngine`. Raises OverloadedError where the queue is full."""
         if request.request_id in self._sequences or request.request_id in self._search.groups:
             raise RequestError(f"request_id: {request.request_id} is already running", field="request_id")
-        limit = self._config.max_num_waiting
-        if self._scheduler.num_waiting >= limit:
+        if self._scheduler.num_waiting >= (limit := self._config.max_num_waiting):
             raise OverloadedError(f"the queue is full: {limit} requests wait", limit=str(limit))
         if request.params.has_beams:
             self._search.add(self._intake.begin_search(request))
