@@ -43,11 +43,14 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         resources: amounts of Ray resources of your own that keep the actor to hosts which have them.
         num_threads: CPU threads of its engine, set on purpose so that actors on one host do not fight for cores.
         simulation: in place of the model's weights; the tokenizer and the generation defaults stay the model's.
+        assists: of a draft, the model that it drafts for, so that its token ids can be translated where the two have
+            different tokenizers. A cluster sets it by itself.
     """
 
     model: ModelConfig
     engine: EngineConfig = EngineConfig()
     simulation: SimulationConfig | None = None
+    assists: ModelConfig | None = None
     num_gpus: Annotated[float, Meta(ge=0.0)] = 0.0
     num_cpus: Annotated[float, Meta(ge=0.0)] = 1.0
     resources: dict[str, Annotated[float, Meta(gt=0.0)]] = {}

@@ -57,7 +57,8 @@ class DraftLoop(ModelLoop):
     """Runs one draft engine: corrects its sequences to what targets confirm and proposes what follows.
 
     Of several questions about one sequence only the latest is answered. What is written ahead of an answer is told in
-    pieces, each with everything behind what the target has confirmed.
+    pieces, each with everything behind what the target has confirmed. ``vocab_size`` is that of what targets send,
+    where the model has another.
     """
 
     def __init__(
@@ -68,8 +69,10 @@ class DraftLoop(ModelLoop):
         router_id: str,
         config: RouterConfig,
         clock: Callable[[], float],
+        vocab_size: int | None = None,
     ) -> None:
         super().__init__(engine, link, info, router_id, config, clock)
+        self._vocab_size = info.vocab_size if vocab_size is None else vocab_size
         self._goals: dict[str, _Goal] = {}  # by request id, the least recently touched first
         self._pending: dict[str, tuple[str, ExtendItem]] = {}
         self._outboxes: defaultdict[str, _Outbox] = defaultdict(_Outbox)
@@ -113,7 +116,7 @@ class DraftLoop(ModelLoop):
                 drafting=DraftingStats(idle_time=self._idle.total),
                 step_times=self._step_times.entries(),
             )
-            if self.reporter.is_draining and not self._goals and not self._pending:
+            if self.reporter.is_draining and not (self._goals or self._pending or self.reporter.held()):
                 self.stop()
 
     def has_work(self) -> bool:
@@ -157,7 +160,7 @@ class DraftLoop(ModelLoop):
 
         Raises KeyError where it is unknown, RequestError where it cannot be served.
         """
-        size = self._info.vocab_size
+        size = self._vocab_size
         if size and any(token_id >= size for token_id in item.token_ids):
             raise RequestError(f"the vocabulary has only {size} tokens")
         start, token_ids = item.start, item.token_ids

@@ -42,6 +42,7 @@ class DraftView:
         latency: mean seconds of an answer beyond those of its forwards.
         open_ids: sequences about which it has been asked and has not answered.
         deadline: when its silence counts as a miss; None while nothing is open.
+        is_local: whether it is no actor but a drafter at the target itself, which costs no time.
         is_late: whether a wait for it was in vain and nothing has come since, so that it is not waited for.
     """
 
@@ -52,6 +53,7 @@ class DraftView:
     latency: Mean = field(default_factory=lambda: Mean(LATENCY_PRIOR))
     open_ids: set[str] = field(default_factory=set)
     deadline: float | None = None
+    is_local: bool = False
     is_late: bool = False
     probe_step: int = 0
     probe_interval: int = MIN_PROBE_INTERVAL
@@ -60,6 +62,11 @@ class DraftView:
     def foresight(self) -> float:
         """How often it has gone on from what the target had in place of its own choice; 0 before that was tried."""
         return self.second.num_accepted / (self.second.num_accepted + self.second.num_rejected + FORESIGHT_DOUBT)
+
+    @classmethod
+    def at_target(cls) -> "DraftView":
+        """One of a drafter that is no actor."""
+        return cls(steps={True: Mean(0.0), False: Mean(0.0)}, latency=Mean(0.0), is_local=True)
 
     def can_wait(self) -> bool:
         """Whether a target may wait for it."""

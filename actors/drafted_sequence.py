@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from actors.draft_length import Acceptance, scheduled_length
+from actors.drafter import Drafter
 from actors.engine.params import GenerationParams
 from actors.engine.request import Delta, DraftingSummary
 from actors.goodput import Plan
@@ -41,6 +42,7 @@ class DraftedSequence:
 
     Attributes:
         num_acked: confirmed ids that the draft's last answer was built on, 0 before its first.
+        drafter: writes ahead of it at the target, in a draft's place.
         goal: length up to which it has been told to write.
         pace: (position, time): when the id of that position was or will be here; later ones follow a step each.
         pinned: its draft length, where that is not left to ``plan``.
@@ -53,6 +55,7 @@ class DraftedSequence:
     num_prompt_tokens: int
     params: GenerationParams
     draft_id: str = ""
+    drafter: Drafter | None = None
     num_acked: int = 0
     goal: int = 0
     pace: tuple[int, float] = (0, 0.0)
@@ -87,6 +90,23 @@ class DraftedSequence:
     def is_known(self) -> bool:
         """Whether the draft has answered for it before."""
         return self.num_acked > 0
+
+    def num_to_check(self, num_at_hand: int) -> int:
+        """Of so many ids at hand, how many the next forward is to check."""
+        if self.pinned is not None:
+            return self.scheduled or self.pinned
+        if self.plan is None:
+            return 0
+        return self.plan.num_to_check[min(num_at_hand, len(self.plan.num_to_check) - 1)]
+
+    def write(self, vocab_size: int) -> int:
+        """Let its own drafter write ahead; how many ids that has to propose."""
+        if self.drafter is None:
+            return 0
+        proposed = known_ids(tuple(self.drafter.propose(self.token_ids)), vocab_size)
+        self.written.clear()
+        self.written.add(len(self.token_ids), proposed, self.token_ids)
+        return len(proposed)
 
     def sum_up(self, delta: Delta, wait_time: float) -> Delta:
         """Return its last delta with what drafting did for it; ``wait_time`` is its target's now."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from actors.drafter import NO_DRAFT
 from actors.messages import Refuse, Submit
 from actors.registry import Registry
 
@@ -27,12 +28,29 @@ class Intake:
                 limit=f"max_num_requests={limit}",
                 is_overload=True,
             )
-        return self.unknown_model(message.request.request_id, message.model, is_again=message.is_again)
+        return self.unknown_model(
+            message.request.request_id, message.model, is_again=message.is_again
+        ) or self._unknown_draft(message)
+
+    def _unknown_draft(self, message: Submit) -> Refuse | None:
+        wanted = message.request.params.assistant_model
+        drafts = self._registry.drafts()
+        if wanted in (None, NO_DRAFT, *drafts) or message.is_again or self._is_early():
+            return None
+        names = ", ".join([*drafts, NO_DRAFT])
+        return Refuse(
+            request_id=message.request.request_id,
+            error=f"assistant_model: no draft {wanted!r} is here; there are: {names}",
+            field="assistant_model",
+            limit=names,
+        )
+
+    def _is_early(self) -> bool:
+        return self._clock() - self._started_at <= GRACE
 
     def unknown_model(self, request_id: str, model: str, *, is_again: bool) -> Refuse | None:
         """Return the refusal of a request for a model that nobody serves or is about to, or None."""
-        is_early = self._clock() - self._started_at <= GRACE
-        if is_again or is_early or self._registry.knows_model(model):
+        if is_again or self._is_early() or self._registry.knows_model(model):
             return None
         names = ", ".join(self._registry.models()) or "none"
         return Refuse(

@@ -19,7 +19,7 @@ from actors.status import DraftingStats, StepTime, WorkerInfo
 
 
 class Submit(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """A client hands a request to the router; ``model`` names the target pool, ``client_id`` where deltas go.
+    """A client hands a request to the router; ``model`` names a target pool or a draft, ``client_id`` where deltas go.
 
     ``is_again`` says that a router has accepted it before, ``target_id`` which target sent the last of its tokens.
     """

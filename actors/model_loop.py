@@ -33,6 +33,7 @@ class ModelLoop(ABC):
         router_id: str,
         config: RouterConfig,
         clock: Callable[[], float],
+        reporter: Reporter | None = None,
     ) -> None:
         self._engine = engine
         self._link = link
@@ -43,7 +44,7 @@ class ModelLoop(ABC):
         self._clock = clock
         self._num_crashes = 0
         self._step_times = StepTimes()
-        self.reporter = Reporter(link, router_id, info, config.report_interval)
+        self.reporter = reporter or Reporter(link, router_id, info, config.report_interval)
         self.is_stopped = False
 
     @abstractmethod

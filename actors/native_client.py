@@ -41,7 +41,7 @@ class Result:
 async def run_native(
     call: "NativeCall", model: str, stats: Callable[[], Awaitable[ClusterStats]]
 ) -> AsyncIterator[Tokens | Result]:
-    """Run a call on the least loaded target of pool ``model``; the last item is its Result.
+    """Run a call on the least loaded worker for ``model``; the last item is its Result.
 
     A call whose target dies is run again from the start, on another or on the restarted one; with its seed it comes to
     the same tokens, and those that were yielded before are not yielded again. Closing the iterator cancels the run.
@@ -112,8 +112,8 @@ async def _choose_target(model: str, stats: Callable[[], Awaitable[ClusterStats]
     """The handle of the target with the fewest requests. Raises GenerationError where none comes up in time."""
     deadline = asyncio.get_running_loop().time() + MAX_WAIT
     while True:
-        workers = [w for w in (await stats()).workers if w.is_alive and w.info.role == "target"]
-        for worker in sorted((w for w in workers if w.info.pool == model), key=lambda w: w.num_requests):
+        workers = [w for w in (await stats()).workers if w.is_alive and w.info.served_name == model]
+        for worker in sorted(workers, key=lambda w: w.num_requests):
             try:
                 return await asyncio.to_thread(ray.get_actor, worker.info.worker_id, NAMESPACE)
             except ValueError:

@@ -2,9 +2,10 @@
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Iterator, Set
+from collections.abc import Callable, Collection, Iterable, Iterator, Set
 from dataclasses import dataclass, field
 
+from actors.drafter import wants_draft
 from actors.engine.request import Request
 from actors.journal import Journal
 from actors.pairing import Load, choose_draft, choose_target
@@ -63,6 +64,7 @@ class Placement:
         self._entries: dict[str, Entry] = {}
         self._waiting: dict[str, None] = {}  # kept in order of arrival
         self._on: defaultdict[str, set[str]] = defaultdict(set)
+        self._ahead_of: defaultdict[str, set[str]] = defaultdict(set)
         self._num_tokens: Counter[str] = Counter()
         self._num_pairs: defaultdict[str, Counter[str]] = defaultdict(Counter)
 
@@ -84,8 +86,20 @@ class Placement:
         return [self._entries[request_id] for request_id in self._waiting]
 
     def on(self, worker_id: str) -> Set[str]:
-        """Return the ids of requests that lie on a target, or that a draft runs ahead of. Not to be changed."""
+        """Return the ids of requests that lie on a worker. Not to be changed."""
         return self._on.get(worker_id, frozenset())
+
+    def drafted_by(self, draft_id: str) -> list[Entry]:
+        """Return the requests that a draft runs ahead of."""
+        return [self._entries[request_id] for request_id in self._ahead_of.get(draft_id, ())]
+
+    def met_by(self, worker_id: str) -> list[Entry]:
+        """Return the requests that lie on a worker or are drafted by it."""
+        return [self._entries[request_id] for request_id in self.on(worker_id)] + self.drafted_by(worker_id)
+
+    def num_requests(self, worker_id: str) -> int:
+        """Return how many requests lie on a worker or are drafted by it."""
+        return len(self.on(worker_id)) + len(self._ahead_of.get(worker_id, ()))
 
     def of_client(self, client_id: str) -> list[Entry]:
         """Return the requests of a client."""
@@ -144,11 +158,11 @@ class Placement:
     def pair(self, entry: Entry, draft_id: str) -> None:
         """Change the draft that runs ahead of a placed request."""
         if entry.draft_id:
-            self._discard(entry.draft_id, entry)
+            _discard(self._ahead_of, entry.draft_id, entry)
             self._num_pairs[entry.target_id][entry.draft_id] -= 1
         entry.draft_id = draft_id
         if draft_id:
-            self._on[draft_id].add(entry.request_id)
+            self._ahead_of[draft_id].add(entry.request_id)
             self._num_pairs[entry.target_id][draft_id] += 1
 
     def choose_target(self, entry: Entry, target_ids: Iterable[str]) -> str | None:
@@ -157,25 +171,30 @@ class Placement:
             target_ids = [i for i in target_ids if not any(self._entries[r].suspicion.is_suspect for r in self.on(i))]
         return choose_target(self._load(target_id) for target_id in target_ids)
 
-    def choose_draft(self, entry: Entry, draft_ids: Iterable[str]) -> str:
-        """Return the draft to run ahead of a placed request; empty where there is none, or it wants none."""
+    def choose_draft(self, entry: Entry, find_drafts: Callable[[str, str | None], Iterable[str]]) -> str:
+        """Return the draft to run ahead of a placed request; empty where there is none, or it wants none.
+
+        ``find_drafts`` gives those of a model's, by the name that is wanted or the default.
+        """
         params = entry.journal.request.params
-        if params.num_assistant_tokens == 0 or params.has_beams:
+        if not wants_draft(params):
             return ""
+        draft_ids = find_drafts(entry.model, params.assistant_model)
         return choose_draft((self._load(i) for i in draft_ids), self._num_pairs[entry.target_id]) or ""
 
     def _load(self, worker_id: str) -> Load:
-        return Load(worker_id, len(self.on(worker_id)), self._num_tokens[worker_id])
+        return Load(worker_id, self.num_requests(worker_id), self._num_tokens[worker_id])
 
     def _release(self, entry: Entry) -> None:
         self.pair(entry, "")
         if entry.target_id:
-            self._discard(entry.target_id, entry)
+            _discard(self._on, entry.target_id, entry)
             self._num_tokens[entry.target_id] -= entry.num_tokens
             entry.target_id = ""
 
-    def _discard(self, worker_id: str, entry: Entry) -> None:
-        """Take a request off a worker, whose own entry goes with its last request."""
-        self._on[worker_id].discard(entry.request_id)
-        if not self._on[worker_id]:
-            del self._on[worker_id]
+
+def _discard(requests: dict[str, set[str]], worker_id: str, entry: Entry) -> None:
+    """Take a request off a worker, whose own entry goes with its last request."""
+    requests[worker_id].discard(entry.request_id)
+    if not requests[worker_id]:
+        del requests[worker_id]

@@ -3,6 +3,7 @@
 from actors.config import RouterConfig
 from actors.draft_length import Acceptance, run_probabilities
 from actors.draft_view import DraftView
+from actors.drafted_sequence import DraftedSequence
 from actors.goodput import Conditions, Plan, best_plan
 from actors.overlap_switch import OverlapSwitch
 from actors.step_curve import Seconds, StepCurve
@@ -10,6 +11,7 @@ from actors.step_curve import Seconds, StepCurve
 # A first guess in seconds, which a few rounds of measurement replace.
 VERIFY_PRIOR = (0.015, 0.001)
 REFRESH_INTERVAL = 8  # steps after which plans are made anew from what was measured since
+PROBE_LENGTH = 4  # tokens asked of a draft that does not pay, to see whether it does by now
 _RATE_STEPS = 50  # acceptance rates are told apart in steps of 1/50
 
 
@@ -52,7 +54,22 @@ class Planner:
 
     def plan(self, acceptance: Acceptance, view: DraftView) -> Plan:
         """Return the plan for a sequence of ``acceptance`` with a draft."""
-        return self._make(acceptance, view, is_on=self._switch.is_on)
+        return self._make(acceptance, view, is_on=self._switch.is_on and not view.is_local)
+
+    def length(self, sequence: DraftedSequence, view: DraftView) -> tuple[int, int, bool]:
+        """Plan for a sequence: how many ids to ask for, how many the draft may write ahead, whether it is a probe."""
+        room = max(0, sequence.num_remaining_tokens - 1)  # the target adds one of its own
+        if room == 0 or sequence.pinned == 0:
+            return 0, 0, False
+        plan = sequence.plan = self.plan(sequence.acceptance, view)
+        if sequence.pinned is not None:
+            k = min(sequence.scheduled or sequence.pinned, room)
+            return k, min(plan.num_ahead, k + 1), False
+        if plan.is_drafted:
+            view.pays()
+            return min(plan.num_draft_tokens, room), plan.num_ahead, False
+        is_probe = view.take_probe(self._num_steps)
+        return min(PROBE_LENGTH * is_probe, room), 0, is_probe
 
     def _make(self, acceptance: Acceptance, view: DraftView, *, is_on: bool) -> Plan:
         accepted, rejected = acceptance.posterior(view.acceptance.rate)

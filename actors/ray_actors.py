@@ -18,7 +18,7 @@ from actors.codec import decode, encode
 from actors.compute_threads import release_threads
 from actors.config import NAMESPACE, ROUTER_NAME, Role, RouterConfig, WorkerConfig
 from actors.dial import Listener
-from actors.draft_loop import DraftLoop
+from actors.draft_host import DraftHost
 from actors.engine.errors import SlipstreamError
 from actors.engine_factory import EngineFactory
 from actors.inbox import Inbox
@@ -32,6 +32,7 @@ from actors.router import Router
 from actors.socket_link import SocketLink
 from actors.status import WorkerInfo
 from actors.target_loop import TargetLoop
+from actors.translation_loading import load_translation
 from actors.wire import Wire
 from actors.worker import Loop, Work, Worker
 
@@ -55,7 +56,13 @@ class ModelActor:
     role: ClassVar[Role]
 
     def __init__(
-        self, worker_id: str, pool: str, worker_config: bytes, router_config: bytes, engine_factory: EngineFactory
+        self,
+        worker_id: str,
+        pool: str,
+        worker_config: bytes,
+        router_config: bytes,
+        engine_factory: EngineFactory,
+        draft_pool: str = "",
     ) -> None:
         worker = msgspec.msgpack.decode(worker_config, type=WorkerConfig)
         router = msgspec.msgpack.decode(router_config, type=RouterConfig)
@@ -67,6 +74,7 @@ class ModelActor:
             model=worker.model.model,
             pid=os.getpid(),
             node=ray.get_runtime_context().get_node_id(),
+            draft_pool=draft_pool,
         )
         self._worker: Worker | None = None
         self._channel: WorkerChannel | None = None
@@ -123,31 +131,6 @@ class ModelActor:
         if self._worker is not None:
             self._worker.drain(timeout)
 
-    def _load(self, worker: WorkerConfig, router: RouterConfig, factory: EngineFactory) -> SlipstreamError | None:
-        try:
-            engine, self._info = factory(self._info, worker)
-        except SlipstreamError as error:
-            return error
-        except Exception as error:
-            logger.exception("%s could not load its model", self._info.worker_id)
-            return SlipstreamError(f"{self._info.worker_id} could not load {worker.model.model!r}: {error!r}")
-        loop_class = TargetLoop if self.role == "target" else DraftLoop
-        inbox: Inbox[Work] = Inbox()
-        worker_id = self._info.worker_id
-        self._channel = WorkerChannel(worker_id, self.role, inbox, is_direct=is_direct(router.channel, os.environ))
-        loop: Loop = loop_class(engine, self._channel.link, self._info, ROUTER_NAME, router, time.monotonic)
-        if self.role == "target" and (native := getattr(engine, "native", None)) is not None:  # simulations have none
-            loop = NativeLoop(loop, native)
-        self._worker = Worker(loop, router.report_interval, on_error=give_up, on_rest=release_threads, inbox=inbox)
-        self._worker.start()
-        return None
-
-
-class TargetActor(ModelActor):
-    """Runs the model whose tokens are emitted."""
-
-    role = "target"
-
     @ray.method(concurrency_group=NATIVE)
     def generate(self, job_id: str, call: "NativeCall", assistant: Any = None) -> Iterator[Any]:
         """Run transformers' own ``generate``: yields an :class:`actors.native_job.Event` at a time.
@@ -181,9 +164,39 @@ class TargetActor(ModelActor):
         if self._worker is not None:
             self._worker.put(CancelJob(job_id))
 
+    def _load(self, worker: WorkerConfig, router: RouterConfig, factory: EngineFactory) -> SlipstreamError | None:
+        try:
+            engine, self._info = factory(self._info, worker)
+            translation = load_translation(worker, self._info.vocab_size)
+        except SlipstreamError as error:
+            return error
+        except Exception as error:
+            logger.exception("%s could not load its model", self._info.worker_id)
+            return SlipstreamError(f"{self._info.worker_id} could not load {worker.model.model!r}: {error!r}")
+        inbox: Inbox[Work] = Inbox()
+        worker_id = self._info.worker_id
+        self._channel = WorkerChannel(worker_id, self.role, inbox, is_direct=is_direct(router.channel, os.environ))
+        link = self._channel.link
+        loop: Loop
+        if self.role == "target":
+            loop = TargetLoop(engine, link, self._info, ROUTER_NAME, router, time.monotonic)
+        else:
+            loop = DraftHost(engine, link, self._info, ROUTER_NAME, router, time.monotonic, translation)
+        if (native := getattr(engine, "native", None)) is not None:  # simulations have none
+            loop = NativeLoop(loop, native)
+        self._worker = Worker(loop, router.report_interval, on_error=give_up, on_rest=release_threads, inbox=inbox)
+        self._worker.start()
+        return None
+
+
+class TargetActor(ModelActor):
+    """Runs the model whose tokens are emitted."""
+
+    role = "target"
+
 
 class DraftActor(ModelActor):
-    """Runs the model that proposes."""
+    """Runs the model that proposes, and that can be asked itself."""
 
     role = "draft"
 
@@ -191,7 +204,9 @@ class DraftActor(ModelActor):
 class RouterActor:
     """Drives a :class:`Router` on the event loop of an asyncio actor; nothing it does there blocks."""
 
-    def __init__(self, config: bytes, description: bytes, models: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, config: bytes, description: bytes, models: tuple[str, ...] = (), drafts: tuple[str, ...] = ()
+    ) -> None:
         self._description = description
         self._config = msgspec.msgpack.decode(config, type=RouterConfig)
         self._streams = ClientStreams(workers=RayLink())
@@ -202,6 +217,7 @@ class RouterActor:
             self._config,
             time.monotonic,
             models,
+            drafts,
             is_restart=ray.get_runtime_context().was_current_actor_reconstructed,
         )
         self._watched: set[tuple[str, int]] = set()

@@ -30,13 +30,17 @@ class _Worker:
 class Registry:
     """Workers by id. A worker is alive from its first report on, until it is said to be gone or falls silent.
 
-    ``models`` names the target pools that belong to the cluster whether or not one of their targets has come up.
+    ``models`` names the target pools that belong to the cluster whether or not one of their targets has come up,
+    ``drafts`` the draft pools.
     """
 
-    def __init__(self, timeout: float, clock: Callable[[], float], models: Iterable[str] = ()) -> None:
+    def __init__(
+        self, timeout: float, clock: Callable[[], float], models: Iterable[str] = (), drafts: Iterable[str] = ()
+    ) -> None:
         self._timeout = timeout
         self._clock = clock
         self._models = frozenset(models)
+        self._drafts = frozenset(drafts)
         self._workers: dict[str, _Worker] = {}
         self._past_steps = 0  # of targets that are no longer known
         self._past_drafting = DraftingStats()  # ... and of all such workers
@@ -110,8 +114,22 @@ class Registry:
         alive = [(i, w.info) for i, w in self._workers.items() if w.is_alive and not w.is_draining]
         return [worker_id for worker_id, info in alive if info.role == role and info.pool == pool]
 
+    def alive_drafts(self, pool: str, wanted: str | None) -> list[str]:
+        """Return the drafts of a target pool that take work: of the pool that is ``wanted`` by name, or the default."""
+        infos = ((worker_id, self._workers[worker_id].info) for worker_id in self.alive("draft", pool))
+        return [i for i, info in infos if (info.draft_name == wanted if wanted is not None else not info.draft_pool)]
+
+    def drafts(self) -> list[str]:
+        """Return the names of the draft pools."""
+        return sorted({w.info.draft_name for w in self._workers.values() if w.info.role == "draft"} | self._drafts)
+
+    def hosts(self, model: str) -> list[str]:
+        """Return the workers that take requests for a model: targets of that pool, or drafts of that name."""
+        alive = ((i, w.info) for i, w in self._workers.items() if w.is_alive and not w.is_draining)
+        return [worker_id for worker_id, info in alive if info.served_name == model]
+
     def holds(self, worker_id: str, request_id: str) -> bool:
-        """Whether a target that is alive said in its last report that it has a request."""
+        """Whether a worker that is alive said in its last report that it has a request."""
         return self.is_alive(worker_id) and request_id in self._workers[worker_id].request_ids
 
     def num_waiting(self, worker_id: str) -> int:
@@ -120,14 +138,12 @@ class Registry:
         return worker.stats.num_waiting if worker is not None else 0
 
     def knows_model(self, model: str) -> bool:
-        """Whether a target of this pool belongs to the cluster, lives, or lived not long ago."""
-        return model in self._models or any(
-            w.info.role == "target" and w.info.pool == model for w in self._workers.values()
-        )
+        """Whether a worker for this model belongs to the cluster, lives, or lived not long ago."""
+        return model in self.models()
 
     def models(self) -> list[str]:
-        """Return the names of the target pools."""
-        return sorted({w.info.pool for w in self._workers.values() if w.info.role == "target"} | self._models)
+        """Return the names of the models: of the target pools, and of the drafts, which can be asked too."""
+        return sorted({w.info.served_name for w in self._workers.values()} | self._models | self._drafts)
 
     def stats(self, num_placed: Callable[[str], int]) -> ClusterStats:
         """Return all workers and the steps of the targets; ``num_placed`` gives the requests on one worker."""

@@ -1,5 +1,7 @@
 """A worker's beat: the report that registers it with the router and keeps it counted as alive."""
 
+from collections.abc import Callable
+
 import msgspec
 
 from actors.engine.request import EngineStats
@@ -12,6 +14,9 @@ class Reporter:
     """Sends a :class:`Report` when one is due, and again what it sent last while the engine is busy.
 
     :meth:`repeat` may be called from another thread: a forward that takes long is not the death of its worker.
+
+    Attributes:
+        held: tells the unfinished requests that the worker holds.
     """
 
     def __init__(self, link: Link, router_id: str, info: WorkerInfo, interval: float) -> None:
@@ -21,12 +26,12 @@ class Reporter:
         self._last = Report(info=info, stats=EngineStats(), is_repeat=True)
         self.next_time = 0.0
         self.is_draining = False
+        self.held: Callable[[], tuple[str, ...]] = tuple
 
     def send(
         self,
         now: float,
         stats: EngineStats,
-        request_ids: tuple[str, ...] = (),
         draft_length: int = 0,
         draft_wait_time: float = 0.0,
         drafting: DraftingStats = DraftingStats(),  # noqa: B008  # frozen
@@ -37,7 +42,7 @@ class Reporter:
         report = Report(
             info=self._last.info,
             stats=stats,
-            request_ids=request_ids,
+            request_ids=self.held(),
             draft_length=draft_length,
             is_draining=self.is_draining,
             draft_wait_time=draft_wait_time,

@@ -12,16 +12,17 @@ did not, the next Extend turns the draft around.
 
 A target runs all its sequences together, each with the drafts at hand, and waits for more only while they are worth
 more than the time (:mod:`actors.gate`). Sequences with a pinned draft length stay out of forwards until they have
-their drafts, and hold up nobody else. Nothing waits for a draft that has yet to read the prompt.
+their drafts, and hold up nobody else. Nothing waits for a draft that has yet to read the prompt, and drafters at the
+target itself (:mod:`actors.drafter`) need no waiting for.
 """
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 
 from actors.config import RouterConfig
-from actors.draft_length import expected_tokens
 from actors.draft_view import DraftView
 from actors.drafted_sequence import Ask, DraftedSequence, known_ids
+from actors.drafter import AT_TARGET, local_drafter
 from actors.engine.protocol import TokenEngine
 from actors.engine.request import Delta, Request
 from actors.gate import Gate
@@ -30,10 +31,10 @@ from actors.messages import Close, Extend, ExtendItem, Proposal, Proposals
 from actors.planner import Planner
 from actors.status import DraftingStats
 from actors.written import Verdict
+from actors.yield_meter import YieldMeter
 
 FIRST_ANSWER_TIMEOUTS = 4  # draft timeouts that a draft may take to read a prompt before it counts as a miss
 MAX_BRANCHES = 8
-PROBE_LENGTH = 4  # tokens asked of a draft that does not pay, to see whether it does by now
 
 
 class Rounds:
@@ -57,11 +58,11 @@ class Rounds:
         self._pinned = config.num_assistant_tokens
         self._sequences: dict[str, DraftedSequence] = {}
         self._drafts: defaultdict[str, DraftView] = defaultdict(DraftView)
+        self._drafts[AT_TARGET] = DraftView.at_target()
         self._planner = Planner(config)
         self._held: set[str] = set()
         self._num_steps = 0
-        self._expected = 0.0  # tokens that the running step should yield, by what is known of its drafts
-        self._advanced_at: float | None = None
+        self._yield = YieldMeter(clock)
         self._has_new = False  # sequences whose prompts are not known to be computed: they must not wait for drafts
         self._gate = Gate(config, self._planner, self._drafts)
         self._counts: Counter[str] = Counter()
@@ -88,17 +89,22 @@ class Rounds:
 
     def add(self, request: Request, draft_id: str) -> None:
         """Take a sequence on. Its draft is told the prompt at once, so that both read it at the same time."""
+        drafter = local_drafter(request.params)
         self._sequences[request.request_id] = DraftedSequence(
             token_ids=[*request.prompt_token_ids, *request.emitted_token_ids],
             num_prompt_tokens=len(request.prompt_token_ids),
             params=request.params,
+            draft_id="" if drafter is None else AT_TARGET,
+            drafter=drafter,
         )
         self._has_new = True
         self.pair((request.request_id,), draft_id)
+        self._write((request.request_id,))
 
     def pair(self, request_ids: Iterable[str], draft_id: str) -> None:
         """Change the draft of some sequences; an empty id means plain decoding."""
-        changed = [i for i in request_ids if i in self._sequences and self._sequences[i].draft_id != draft_id]
+        known = ((i, self._sequences[i]) for i in request_ids if i in self._sequences)
+        changed = [i for i, sequence in known if sequence.draft_id != draft_id and sequence.drafter is None]
         self._close(changed)
         for request_id in changed:
             self._sequences[request_id].pair(draft_id)
@@ -139,15 +145,10 @@ class Rounds:
             (running if delta.finish_reason is None else ended).append(delta.request_id)
         self.remove(ended)
         self._counts["num_rounds"] += has_drafts
-        self._count_yield(is_idle=not running)
+        seconds = self._yield.end(is_prefill=self._has_new, is_idle=not running)
+        self._planner.next_step(len(self._sequences), self._yield.tokens, seconds)
         self._ask(running)
-
-    def _count_yield(self, *, is_idle: bool) -> None:
-        """Tell the planner what the last step should have yielded, by what was checked in it, and in what time."""
-        now, since = self._clock(), self._advanced_at
-        seconds = 0.0 if since is None or self._has_new else now - since
-        self._planner.next_step(len(self._sequences), self._expected, seconds)
-        self._advanced_at = None if is_idle else now
+        self._write(running)
 
     def receive(self, message: Proposals) -> None:
         """Take in a draft's proposals. Answers to questions long given up do no harm."""
@@ -161,13 +162,11 @@ class Rounds:
                 continue
             if self._take(sequence, view, proposal, now):
                 answered.append(proposal.request_id)
-        unknown = []
-        for request_id in message.unknown:
-            sequence = self._sequences.get(request_id)
-            if sequence is not None and sequence.draft_id == message.draft_id:
-                sequence.num_acked = 0
-                self._drop_ask(request_id)
-                unknown.append(request_id)
+        known = (i for i in message.unknown if i in self._sequences)
+        unknown = [i for i in known if self._sequences[i].draft_id == message.draft_id]
+        for request_id in unknown:
+            self._sequences[request_id].num_acked = 0
+            self._drop_ask(request_id)
         view.answered(answered, now, self._config.draft_timeout)
         self._gate.reconsider()
         self._ask(unknown)
@@ -179,29 +178,21 @@ class Rounds:
 
     def attach(self) -> None:
         """Hand the engine the drafts that its next forward is to check."""
-        self._expected = float(len(self._sequences) - len(self._held))
+        self._yield.begin(len(self._sequences) - len(self._held))
         for request_id, sequence in self._sequences.items():
             token_ids = sequence.written.ahead(len(sequence.token_ids))
             if not token_ids or request_id in self._held:
                 continue
-            if sequence.pinned is not None:
-                count = sequence.scheduled or sequence.pinned
-            elif sequence.plan is not None:
-                to_check = sequence.plan.num_to_check
-                count = to_check[min(len(token_ids), len(to_check) - 1)]
-            else:
-                count = 0
-            if count:
+            if count := sequence.num_to_check(len(token_ids)):
                 self._engine.propose(request_id, len(sequence.token_ids), token_ids[:count])
                 rate = self._drafts[sequence.draft_id].acceptance.rate
-                self._expected += expected_tokens(rate, min(count, len(token_ids))) - 1.0
+                self._yield.drafted(rate, min(count, len(token_ids)))
 
     def expire(self) -> None:
         """Give up questions whose deadline has passed: their sequences decode on plainly."""
         now = self._clock()
         silent = {draft_id for draft_id, view in self._drafts.items() if view.expire(now)}
-        for request_id in [*self._held]:
-            sequence = self._sequences[request_id]
+        for request_id, sequence in [(i, self._sequences[i]) for i in self._held]:
             if sequence.draft_id in silent or (sequence.ask is not None and sequence.ask.deadline <= now):
                 self._drop_ask(request_id)
         if silent:
@@ -250,6 +241,16 @@ class Rounds:
         self._counts["num_branch_hits"] += verdict.num_foreseen
         sequence.num_branch_hits += verdict.num_foreseen
 
+    def _write(self, request_ids: Iterable[str]) -> None:
+        """Let drafters at the target write ahead. What is not worth its rows is judged all the same."""
+        for sequence in (self._sequences[request_id] for request_id in request_ids):
+            if num_written := sequence.write(self._vocab_size):
+                self._counts["num_lookup_hits"] += 1
+                plan = self._planner.plan(sequence.acceptance, self._drafts[AT_TARGET])
+                sequence.pinned = sequence.params.num_assistant_tokens
+                sequence.plan = plan if plan.is_drafted else None
+                self.last_draft_length = sequence.num_to_check(num_written)
+
     def _ask(self, request_ids: Iterable[str]) -> None:
         """Tell the drafts of sequences what is confirmed and ask for proposals, in one message a draft."""
         now = self._clock()
@@ -257,7 +258,7 @@ class Rounds:
         items: defaultdict[str, list[ExtendItem]] = defaultdict(list)
         for request_id in request_ids:
             sequence = self._sequences[request_id]
-            if not sequence.draft_id or sequence.num_unserved_steps:
+            if not sequence.draft_id or sequence.drafter is not None or sequence.num_unserved_steps:
                 continue
             view = self._drafts[sequence.draft_id]
             is_trial = not view.health.can_wait()
@@ -281,10 +282,12 @@ class Rounds:
         self, request_id: str, sequence: DraftedSequence, view: DraftView, now: float, *, can_hold: bool
     ) -> ExtendItem | None:
         """Note a question and return what to send; None where drafting does not pay now."""
-        k, num_ahead, is_probe = self._length(sequence, view)
+        pinned = sequence.params.num_assistant_tokens
+        sequence.pinned = self._pinned if pinned is None else pinned
+        k, num_ahead, is_probe = self._planner.length(sequence, view)
         self.last_draft_length = 0 if is_probe else k
         if k == 0:
-            self._forget_ask(request_id, sequence)
+            self._drop_ask(request_id)
             return None
         start, is_known, position = sequence.num_acked, sequence.is_known, len(sequence.token_ids)
         at_hand = sequence.num_written - position
@@ -313,38 +316,19 @@ class Rounds:
             params=None if is_known else sequence.params,
         )
 
-    def _length(self, sequence: DraftedSequence, view: DraftView) -> tuple[int, int, bool]:
-        """Return how many ids to ask for, how many the draft may write ahead, and whether that is only a probe."""
-        pinned = sequence.params.num_assistant_tokens
-        sequence.pinned = self._pinned if pinned is None else pinned
-        room = max(0, sequence.num_remaining_tokens - 1)  # the target adds one of its own
-        if room == 0 or sequence.pinned == 0:
-            return 0, 0, False
-        plan = sequence.plan = self._planner.plan(sequence.acceptance, view)
-        if sequence.pinned is not None:
-            k = min(sequence.scheduled or sequence.pinned, room)
-            return k, min(plan.num_ahead, k + 1), False
-        if plan.is_drafted:
-            view.pays()
-            return min(plan.num_draft_tokens, room), plan.num_ahead, False
-        is_probe = view.take_probe(self._num_steps)
-        return min(PROBE_LENGTH * is_probe, room), 0, is_probe
-
     def _release(self, request_id: str) -> None:
         """Let a held sequence run."""
         if request_id in self._held:
             self._held.discard(request_id)
             self._engine.release(request_id)
 
-    def _forget_ask(self, request_id: str, sequence: DraftedSequence) -> None:
+    def _drop_ask(self, request_id: str) -> None:
+        """Stop waiting for an answer and let the sequence run."""
         self._release(request_id)
+        sequence = self._sequences[request_id]
         if sequence.ask is not None:
             self._drafts[sequence.draft_id].dropped(request_id)
             sequence.ask = None
-
-    def _drop_ask(self, request_id: str) -> None:
-        """Stop waiting for an answer and let the sequence run."""
-        self._forget_ask(request_id, self._sequences[request_id])
 
     def _close(self, request_ids: Iterable[str]) -> None:
         """Tell drafts that sequences no longer need them."""

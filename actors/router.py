@@ -44,7 +44,8 @@ class Router:
     """Places requests on targets and drafts in front of them, and sees every one of them to its end.
 
     ``link`` reaches workers and clients alike, each by its id. ``models`` names the cluster's target pools: requests
-    for them wait, where those for others are refused, even before the first of their targets has registered.
+    for them wait, where those for others are refused, even before the first of their targets has registered. ``drafts``
+    names its draft pools likewise.
     ``is_restart`` says that a router before it died.
     """
 
@@ -54,6 +55,7 @@ class Router:
         config: RouterConfig,
         clock: Callable[[], float],
         models: Iterable[str] = (),
+        drafts: Iterable[str] = (),
         *,
         is_restart: bool = False,
     ) -> None:
@@ -61,7 +63,7 @@ class Router:
         self._config = config
         self._clock = clock
         self._started_at = clock()
-        self._registry = Registry(config.worker_timeout, clock, models)
+        self._registry = Registry(config.worker_timeout, clock, models, drafts)
         self._placement = Placement()
         self._intake = Intake(self._registry, config.max_num_requests, clock)
         self._clients = Attendance(clock)
@@ -154,17 +156,15 @@ class Router:
             return
         if error:
             logger.warning("router: %s is gone: %s", worker_id, error)
-            self._unrest.note(self._placement[request_id].suspicion for request_id in self._placement.on(worker_id))
+            self._unrest.note(entry.suspicion for entry in self._placement.met_by(worker_id))
         else:
             logger.info("router: %s has left", worker_id)
-        if info.role == "target":
-            self._displace(worker_id, self._placement.on(worker_id), error and f"its target died ({error})")
-        else:
-            self._pair([e for e in self._placement if e.draft_id == worker_id])
+        self._displace(worker_id, list(self._placement.on(worker_id)), error and f"its target died ({error})")
+        self._pair(self._placement.drafted_by(worker_id))
 
     def stats(self) -> ClusterStats:
         """Return the cluster as the router sees it now."""
-        stats = self._tally.enter(self._registry.stats(lambda worker_id: len(self._placement.on(worker_id))))
+        stats = self._tally.enter(self._registry.stats(self._placement.num_requests))
         uptime = self._clock() - self._started_at
         return msgspec.structs.replace(stats, num_requests=len(self._placement), uptime=uptime)
 
@@ -179,12 +179,11 @@ class Router:
         elif entry.held_by and is_early and not self._registry.is_alive(entry.held_by):
             return
         else:
-            target_id = self._placement.choose_target(entry, self._registry.alive("target", entry.model))
+            target_id = self._placement.choose_target(entry, self._registry.hosts(entry.model))
         if target_id is None:
             return
         self._placement.attach(entry, target_id, now)
-        draft_id = self._placement.choose_draft(entry, self._registry.alive("draft", entry.model))
-        self._placement.pair(entry, draft_id)
+        self._placement.pair(entry, self._placement.choose_draft(entry, self._registry.alive_drafts))
         self._start(entry)
 
     def _start(self, entry: Entry) -> None:
@@ -214,7 +213,9 @@ class Router:
         changed: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
         for entry in entries:
             if entry.target_id:
-                draft_id = self._placement.choose_draft(entry, self._registry.alive("draft", entry.model))
+                draft_id = self._placement.choose_draft(entry, self._registry.alive_drafts)
+                if draft_id == entry.draft_id:
+                    continue
                 self._placement.pair(entry, draft_id)
                 changed[entry.target_id, draft_id].append(entry.request_id)
         for (target_id, draft_id), request_ids in changed.items():
@@ -261,16 +262,15 @@ class Router:
         is_new = self._registry.enter(report)
         if is_new:
             logger.info("router: %s has joined pool %s as a %s", info.worker_id, info.pool, info.role)
-        if info.role == "target":
-            if is_new:
-                self._place_waiting()
-            if not report.is_repeat:
-                self._compare(info.worker_id, set(report.request_ids))
-                self._relieve(info.worker_id, info.pool)
-        elif is_new:
+        if is_new:
+            self._place_waiting()
+        if not report.is_repeat:
+            self._compare(info.worker_id, set(report.request_ids))
+            self._relieve(info.worker_id, info.served_name)
+        if is_new and info.role == "draft":
             self._pair([e for e in self._placement if not e.draft_id and e.model == info.pool])
-        if report.is_draining and info.role == "draft":
-            self._pair([self._placement[request_id] for request_id in list(self._placement.on(info.worker_id))])
+        if report.is_draining:
+            self._pair(self._placement.drafted_by(info.worker_id))
 
     def _compare(self, target_id: str, held: set[str]) -> None:
         """Find what got lost between router and target: requests that it should have, and those it should not."""
@@ -294,9 +294,9 @@ class Router:
             return not entry.target_id and entry.held_by == target_id
         return self._clock() - self._started_at < deadlines.ORPHAN_TIME
 
-    def _relieve(self, target_id: str, pool: str) -> None:
+    def _relieve(self, target_id: str, model: str) -> None:
         """Move requests that queue on a target to others of its pool, where nothing queues: new ones above all."""
-        others = [i for i in self._registry.alive("target", pool) if not self._registry.num_waiting(i)]
+        others = [i for i in self._registry.hosts(model) if not self._registry.num_waiting(i)]
         for entry in self._placement.surplus(target_id, self._registry.num_waiting(target_id), others):
             self._place_again(entry, f"it queues on {target_id}")
 

@@ -86,17 +86,19 @@ def start_worker(
     router: RouterConfig,
     *,
     worker_id: str | None = None,
+    draft_pool: str = "",
     engine_factory: EngineFactory = load_engine,
     detached: bool = False,
     group: Any = None,
 ) -> WorkerHandle:
     """Start a model actor and return at once; it loads, then registers with the router by itself.
 
-    Ray starts it anew when its process dies. ``detached`` actors outlive their driver. The actor lives in the first
-    bundle of ``group``, a placement group of the caller's. Without one, an actor with several GPUs gets them on one
-    host, reserved as a placement group of its own.
+    Ray starts it anew when its process dies. ``draft_pool`` names a draft's pool, where that is not the default one of
+    ``pool``, its targets. ``detached`` actors outlive their driver. The actor lives in the first bundle of ``group``, a
+    placement group of the caller's. Without one, an actor with several GPUs gets them on one host, reserved as a
+    placement group of its own.
     """
-    name = worker_id or f"slipstream-{role}-{pool}-{uuid.uuid4().hex[:8]}"
+    name = worker_id or worker_name(role, pool, draft_pool, uuid.uuid4().hex[:8])
     options: dict[str, Any] = {
         "num_cpus": worker.num_cpus,
         "num_gpus": worker.num_gpus,
@@ -111,7 +113,7 @@ def start_worker(
             placement_group=group, placement_group_bundle_index=0
         )
     # Ray knows this option; its type stubs do not.
-    groups = {CONTROL: NUM_CONTROL_THREADS} | ({NATIVE: MAX_NUM_NATIVE_RUNS} if role == "target" else {})
+    groups = {CONTROL: NUM_CONTROL_THREADS, NATIVE: MAX_NUM_NATIVE_RUNS}
     actor_class = ray.remote(concurrency_groups=groups)(CLASSES[role])  # type: ignore[call-overload]
     actor = actor_class.options(
         name=name,
@@ -121,8 +123,13 @@ def start_worker(
         enable_task_events=False,
         lifetime="detached" if detached else None,
         **options,
-    ).remote(name, pool, msgspec.msgpack.encode(worker), msgspec.msgpack.encode(router), engine_factory)
+    ).remote(name, pool, msgspec.msgpack.encode(worker), msgspec.msgpack.encode(router), engine_factory, draft_pool)
     return WorkerHandle(name, actor, own_group)
+
+
+def worker_name(role: Role, pool: str, draft_pool: str, suffix: str) -> str:
+    """Return the name of a model actor, alone in its cluster by its ``suffix``."""
+    return "-".join(filter(None, ("slipstream", role, pool, draft_pool, suffix)))
 
 
 def bundle(worker: WorkerConfig) -> dict[str, float]:
@@ -132,13 +139,19 @@ def bundle(worker: WorkerConfig) -> dict[str, float]:
 
 
 def start_router(
-    config: RouterConfig, *, models: tuple[str, ...] = (), description: bytes = b"", detached: bool = False
+    config: RouterConfig,
+    *,
+    models: tuple[str, ...] = (),
+    drafts: tuple[str, ...] = (),
+    description: bytes = b"",
+    detached: bool = False,
 ) -> Any:
     """Start the router, or return the handle of the one that runs. Ray starts it anew when its process dies.
 
     Unless it is ``detached`` it ends when the handle, or the driver, goes. Requests for ``models``, its target pools,
-    wait until a target of theirs is up. It keeps ``description``, what the cluster was started from, for those who
-    connect later. It lives on the head, which no autoscaler takes away, and in nobody's placement group.
+    wait until a target of theirs is up; ``drafts`` are its draft pools, by name. It keeps ``description``, what the
+    cluster was started from, for those who connect later. It lives on the head, which no autoscaler takes away, and in
+    nobody's placement group.
     """
     actor_class = ray.remote(RouterActor)
     return actor_class.options(
@@ -153,7 +166,7 @@ def start_router(
         max_concurrency=10_000,
         enable_task_events=False,
         lifetime="detached" if detached else None,
-    ).remote(msgspec.msgpack.encode(config), description, models)
+    ).remote(msgspec.msgpack.encode(config), description, models, drafts)
 
 
 def get_router() -> Any:

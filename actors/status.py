@@ -12,6 +12,7 @@ class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     Attributes:
         worker_id: its name in the cluster, also the name of its Ray actor.
         pool: name of the pool it serves (for a target: the served model name).
+        draft_pool: name of a draft's pool; empty for the default one, which goes by its model's name.
         model: path or hub id of its model.
         quantization: as loaded, in words (``nf4``, ``none``, ...).
         devices: devices that hold the model.
@@ -33,6 +34,22 @@ class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     max_model_len: int = 0
     vocab_size: int = 0
     notes: tuple[str, ...] = ()
+    draft_pool: str = ""
+
+    @property
+    def draft_name(self) -> str:
+        """What requests call this draft, as their ``assistant_model`` or their ``model``."""
+        return self.draft_pool or default_draft_name(self.model, self.pool)
+
+    @property
+    def served_name(self) -> str:
+        """The model name under which it can be asked."""
+        return self.pool if self.role == "target" else self.draft_name
+
+
+def default_draft_name(model: str, target: str) -> str:
+    """Name of the default draft pool: its model's, unless that is the name of the target itself."""
+    return model if model != target else "draft"
 
 
 class DraftingStats(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -41,6 +58,7 @@ class DraftingStats(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     Attributes:
         num_rounds: forwards of a target that checked drafts.
         num_ahead_hits: times that a sequence's next drafts were at hand when its step had ended.
+        num_lookup_hits: times that a drafter at the target, such as prompt lookup, had something to propose.
         num_branch_hits: times that a draft had gone on from its second choice, and that was what the target had.
         num_probes: questions to drafts that do not pay, to see whether they do by now.
         idle_time: seconds in which a draft had sequences but nothing to write, as their targets had yet to check.
@@ -48,6 +66,7 @@ class DraftingStats(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
 
     num_rounds: int = 0
     num_ahead_hits: int = 0
+    num_lookup_hits: int = 0
     num_branch_hits: int = 0
     num_probes: int = 0
     idle_time: float = 0.0

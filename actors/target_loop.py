@@ -23,6 +23,7 @@ from actors.messages import (
     Stop,
 )
 from actors.model_loop import ModelLoop
+from actors.reporter import Reporter
 from actors.rounds import Rounds
 from actors.status import WorkerInfo
 from actors.stopwatch import Stopwatch
@@ -31,7 +32,10 @@ logger = logging.getLogger(__name__)
 
 
 class TargetLoop(ModelLoop):
-    """Runs one target engine: takes requests from the router, steps, sends deltas, and lets drafts run ahead."""
+    """Runs one target engine: takes requests from the router, steps, sends deltas, and lets drafts run ahead.
+
+    A ``reporter`` is given where another loop of the same worker makes the reports.
+    """
 
     def __init__(
         self,
@@ -41,9 +45,11 @@ class TargetLoop(ModelLoop):
         router_id: str,
         config: RouterConfig,
         clock: Callable[[], float],
+        reporter: Reporter | None = None,
     ) -> None:
-        super().__init__(engine, link, info, router_id, config, clock)
+        super().__init__(engine, link, info, router_id, config, clock, reporter)
         self._rounds = Rounds(engine, link, info.worker_id, config, clock, vocab_size=info.vocab_size)
+        self.reporter.held = self._rounds.request_ids
         self._draft_wait = Stopwatch()
         self._deltas: list[Delta] = []  # of the last step: drafts are told once what they have sent meanwhile is known
 
@@ -86,7 +92,6 @@ class TargetLoop(ModelLoop):
             self.reporter.send(
                 now,
                 self._engine.stats(),
-                self._rounds.request_ids(),
                 draft_length=self._rounds.last_draft_length,
                 draft_wait_time=self._draft_wait.total,
                 drafting=self._rounds.stats(),
@@ -180,7 +185,7 @@ class TargetLoop(ModelLoop):
             # Before anything else: a first token must not wait for what drafts are told.
             self._link.send(self._router_id, Deltas(worker_id=self._worker_id, items=tuple(deltas)))
         num_rows = sum(1 + delta.num_drafted for delta in deltas)
-        self._rounds.note_step(num_rows, elapsed, is_decode=self._engine.num_step_tokens <= num_rows)
+        self._rounds.note_step(num_rows, elapsed, is_decode=0 < self._engine.num_step_tokens <= num_rows)
         self._deltas = deltas
 
     def _sum_up(self, delta: Delta) -> Delta:

@@ -69,6 +69,9 @@ def serve(model: str, config_file: str | None, host: str, port: int, **options: 
 @click.option("--top-k", type=click.IntRange(0))
 @click.option("--top-p", type=click.FloatRange(0, 1, min_open=True))
 @click.option("--seed", type=click.IntRange(0, 2**63 - 1), help="Fixes what is sampled.  [default: drawn]")
+@click.option("--prompt-lookup-num-tokens", type=click.IntRange(1, 64), help="Draft from the text so far.")
+@click.option("--max-matching-ngram-size", type=click.IntRange(1), help="Newest tokens to look up.  [default: 2]")
+@click.option("--assistant-early-exit", type=click.IntRange(1), help="Draft with so many of the model's first layers.")
 def generate(
     prompt: str,
     model: str | None,
@@ -78,6 +81,9 @@ def generate(
     top_k: int | None,
     top_p: float | None,
     seed: int | None,
+    prompt_lookup_num_tokens: int | None,
+    max_matching_ngram_size: int | None,
+    assistant_early_exit: int | None,
     **options: Any,
 ) -> None:
     """Generate behind PROMPT ("-" reads it from stdin) on the running cluster, or on one started for this.
@@ -92,9 +98,17 @@ def generate(
         fields = {"do_sample": False}
     elif fields:
         fields["do_sample"] = True
+    drafting = {
+        "prompt_lookup_num_tokens": prompt_lookup_num_tokens,
+        "max_matching_ngram_size": max_matching_ngram_size,
+        "assistant_early_exit": assistant_early_exit,
+        "assistant_model": options["assistant_model"],
+    }
+    if config_file is not None:
+        options.pop("assistant_model")  # it chooses among the drafts that the file describes
     generate_text(
         sys.stdin.read() if prompt == "-" else prompt,
-        {**fields, "max_new_tokens": max_new_tokens},
+        {**fields, **{name: value for name, value in drafting.items() if value}, "max_new_tokens": max_new_tokens},
         model=model,
         make_config=lambda: cluster_config(model, config_file, options),
     )

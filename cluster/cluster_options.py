@@ -10,7 +10,7 @@ Command = TypeVar("Command", bound=Callable[..., None])
 QUANTIZATIONS = click.Choice(["none", "nf4", "fp4", "int8"])
 CLUSTER_OPTIONS = (
     click.option("--config", "config_file", type=click.Path(dir_okay=False), help="YAML or JSON file of the cluster."),
-    click.option("--assistant-model", help="The draft: path or hub id."),
+    click.option("--assistant-model", help='The draft: path, hub id, or name in the cluster; or "none".'),
     click.option("--quantization", type=QUANTIZATIONS, help="How the target is loaded."),
     click.option("--assistant-quantization", type=QUANTIZATIONS, help="How the draft is loaded."),
     click.option("--dtype", default="auto", show_default=True, help="Dtype of what is not quantized."),

@@ -2,15 +2,17 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
 from msgspec import Meta
 
-from actors.config import RouterConfig, WorkerConfig
+from actors.config import Role, RouterConfig, WorkerConfig
+from actors.drafter import NO_DRAFT
 from actors.engine.config import EngineConfig, ModelConfig
 from actors.engine.errors import ConfigError
 from actors.engine.params import MAX_STOP_STRINGS, MAX_TOP_LOGPROBS
+from actors.status import default_draft_name
 from cluster.scaling import ScalingConfig
 
 
@@ -73,11 +75,24 @@ class LimitsConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
                 )
 
 
+class Pool(NamedTuple):
+    """One pool of a cluster. ``draft_pool`` is the name of a draft's; empty for the default one and for targets."""
+
+    role: Role
+    draft_pool: str
+    config: PoolConfig
+
+
+PoolName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=64)]
+
+
 class ClusterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """A target pool, a draft pool in front of it (or none), the router between them, and the door.
+    """A target pool, draft pools in front of it (or none), the router between them, and the door.
 
     Attributes:
         name: the model name that clients ask for.
+        draft: the drafts of requests that name none. Requests ask for it, too, by its model's name.
+        drafts: more pools of drafts, by the name that requests ask for them by (``assistant_model``).
         api_keys_file: a file of API keys that the door demands, one a line, read again when it changes. Keys may also
             come from the environment; see :mod:`serve_app.keys`.
     """
@@ -85,15 +100,49 @@ class ClusterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     name: str = "demo"
     target: PoolConfig
     draft: PoolConfig | None = None
+    drafts: dict[PoolName, PoolConfig] = {}
     router: RouterConfig = RouterConfig()
     limits: LimitsConfig = LimitsConfig()
     api_keys_file: str | None = None
+
+    def __post_init__(self) -> None:
+        taken = {self.name: "the target", NO_DRAFT: "decoding plainly"}
+        if self.draft is not None:
+            taken[default_draft_name(self.draft.worker.model.model, self.name)] = "the default draft"
+        for name in self.drafts:
+            if name in taken:
+                raise ConfigError(f"drafts: {name!r} is the name of {taken[name]}; give this pool another")
+
+    @property
+    def pools(self) -> tuple[Pool, ...]:
+        """All pools that are to be started."""
+        drafts = ({} if self.draft is None else {"": self.draft}) | self.drafts
+        return (
+            Pool("target", "", self.target),
+            *(Pool("draft", name, self._assisting(pool)) for name, pool in drafts.items()),
+        )
+
+    def _assisting(self, pool: PoolConfig) -> PoolConfig:
+        """A pool of drafts that know whom they draft for."""
+        worker = msgspec.structs.replace(pool.worker, assists=self.target.worker.model)
+        return msgspec.structs.replace(pool, worker=worker)
+
+    @property
+    def draft_models(self) -> dict[str, ModelConfig]:
+        """The models of the draft pools, by the names that requests ask for them by; the default one first."""
+        drafts = [(pool.draft_pool, pool.config.worker.model) for pool in self.pools if pool.role == "draft"]
+        return {name or default_draft_name(model.model, self.name): model for name, model in drafts}
+
+    @property
+    def models(self) -> dict[str, ModelConfig]:
+        """All that can be asked, by the name to ask for: the target, then its drafts."""
+        return {self.name: self.target.worker.model, **self.draft_models}
 
     @property
     def custom_resources(self) -> dict[str, float]:
         """Ray resources of one's own that the workers take together when their pools are at their largest."""
         total: dict[str, float] = {}
-        for pool in filter(None, (self.target, self.draft)):
+        for _, _, pool in self.pools:
             for name, amount in pool.worker.resources.items():
                 total[name] = total.get(name, 0.0) + amount * (pool.max_replicas or pool.replicas)
         return total

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from actors.config import RouterConfig, WorkerConfig
+from actors.drafter import NO_DRAFT
 from actors.engine.config import EngineConfig, ModelConfig
 from actors.engine.errors import ConfigError
 from cluster.config import ClusterConfig
@@ -40,7 +41,8 @@ def configure(
     """Build the configuration of a cluster that serves ``model``, with ``assistant_model`` as its draft.
 
     ``demo`` brings its own draft and is loaded as NF4 on the CPU; other models come as their checkpoint is, over all
-    GPUs that are visible. ``draft_replicas`` 0 leaves the draft out. CPU threads are shared out evenly among actors.
+    GPUs that are visible. ``draft_replicas`` 0, and "none" for its name, leave the draft out. CPU threads are shared
+    out evenly among actors.
 
     Raises:
         ConfigError: a value that cannot work; names the field.
@@ -48,7 +50,7 @@ def configure(
     if target_replicas < 1 or (draft_replicas or 0) < 0:
         raise ConfigError(f"replicas: at least one target, and drafts: {target_replicas=}, {draft_replicas=}")
     is_demo = model == DEMO
-    draft_name = assistant_model or (DEMO_DRAFT if is_demo else None)
+    draft_name = None if assistant_model == NO_DRAFT else assistant_model or (DEMO_DRAFT if is_demo else None)
     if draft_name is None and draft_replicas:
         raise ConfigError(f"draft_replicas: {draft_replicas} drafts are asked for, but there is no assistant_model")
     num_drafts = 0 if draft_name is None else 1 if draft_replicas is None else draft_replicas

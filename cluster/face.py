@@ -13,10 +13,11 @@ from cluster.tokenization import load_tokenizer
 
 
 class ModelFace:
-    """Describes the target of a cluster in the words of ``transformers.PreTrainedModel``; needs no cluster that runs.
+    """Describes a model of a cluster in the words of ``transformers.PreTrainedModel``; needs no cluster that runs.
 
     Attributes:
         cluster_config: what the cluster was started with.
+        name: which of its models this is: the target, or a draft.
         training: always False.
         main_input_name: what ``generate`` takes first.
         input_modalities: for pipelines.
@@ -28,8 +29,13 @@ class ModelFace:
     input_modalities = "text"
     output_modalities = ("text",)
 
-    def __init__(self, cluster_config: ClusterConfig) -> None:
+    def __init__(self, cluster_config: ClusterConfig, name: str | None = None) -> None:
+        models = cluster_config.models
+        if name is not None and name not in models:
+            raise ConfigError(f"model: there is no {name!r} in this cluster, only {', '.join(models)}")
         self.cluster_config = cluster_config
+        self.name = cluster_config.name if name is None else name
+        self._model = models[self.name]
         self._device = torch.device("cpu")
 
     @property
@@ -39,31 +45,31 @@ class ModelFace:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Dtype of the target's unquantized weights."""
-        name = self.cluster_config.target.worker.model.dtype
+        """Dtype of the model's unquantized weights."""
+        name = self._model.dtype
         dtype = getattr(torch, name) if name != "auto" else self.config.dtype
         return dtype if isinstance(dtype, torch.dtype) else torch.float32
 
     @cached_property
     def config(self) -> PretrainedConfig:
-        """The target's configuration."""
-        return load_model_config(self.cluster_config.target.worker.model)
+        """The model's configuration."""
+        return load_model_config(self._model)
 
     @cached_property
     def generation_config(self) -> GenerationConfig:
-        """The target's generation defaults; changes to it hold for the calls of this object."""
-        return load_generation_config(self.cluster_config.target.worker.model, self.config)
+        """The model's generation defaults; changes to it hold for the calls of this object."""
+        return load_generation_config(self._model, self.config)
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        """The target's tokenizer, padding on the left. Raises ConfigError where it has none."""
-        tokenizer = load_tokenizer(self.cluster_config.target.worker.model)
+        """The model's tokenizer, padding on the left. Raises ConfigError where it has none."""
+        tokenizer = load_tokenizer(self._model)
         tokenizer.padding_side = "left"
         return tokenizer
 
     @cached_property
     def has_tokenizer(self) -> bool:
-        """Whether the target has a tokenizer, which finds stop strings where nobody brings one."""
+        """Whether it has a tokenizer, which finds stop strings where nobody brings one."""
         try:
             return self.tokenizer is not None
         except ConfigError:
@@ -71,13 +77,13 @@ class ModelFace:
 
     @property
     def vocab_size(self) -> int | None:
-        """Width of the target's logits, as its configuration says."""
+        """Width of the model's logits, as its configuration says."""
         size: int | None = getattr(self.config.get_text_config(), "vocab_size", None)
         return size
 
     @property
     def name_or_path(self) -> str:
-        """The target's checkpoint: a folder that ``AutoTokenizer.from_pretrained`` takes."""
+        """The model's checkpoint: a folder that ``AutoTokenizer.from_pretrained`` takes."""
         return str(self.config.name_or_path)
 
     def can_generate(self) -> bool:
@@ -85,7 +91,7 @@ class ModelFace:
         return True
 
     def num_parameters(self) -> int:
-        """Number of the target's parameters, as they are before they are quantized."""
+        """Number of the model's parameters, as they are before they are quantized."""
         return count_parameters(self.config)
 
     def eval(self) -> Self:

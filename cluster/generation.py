@@ -59,7 +59,7 @@ IGNORED_FIELDS = frozenset(
         "num_return_sequences", "return_dict_in_generate",
         "num_beam_groups", "diversity_penalty",
         "is_assistant", "num_assistant_tokens_schedule", "assistant_confidence_threshold", "assistant_lookbehind",
-        "target_lookbehind", "max_matching_ngram_size", "transformers_version", "_from_model_config", "_commit_hash",
+        "target_lookbehind", "transformers_version", "_from_model_config", "_commit_hash",
     }
 )  # fmt: skip
 
@@ -68,8 +68,6 @@ NATIVE_MODES: dict[str, str] = {
     "constraints": "constrained beam search",
     "force_words_ids": "constrained beam search",
     "dola_layers": "DoLa decoding",
-    "prompt_lookup_num_tokens": "prompt lookup decoding",
-    "assistant_early_exit": "early-exit self-speculation",
     "assistant_ensemble_weight": "lossy speculative decoding",
     "speculation_type": "speculation by type",
     "use_mtp": "multi-token prediction",
@@ -162,6 +160,9 @@ def _refuse_native(merged: Mapping[str, Any], do_sample: bool) -> None:
     scale = merged.get("guidance_scale")
     if scale is not None and scale != 1:
         raise NativeModeError(f"classifier-free guidance (guidance_scale={scale}) is not batched by the engine")
+    for name in ("prompt_lookup_num_tokens", "assistant_early_exit"):
+        if merged.get(name) and merged.get("use_cache") is False:
+            raise NativeModeError(f"{name} without a cache (use_cache=False) is not batched by the engine")
     for name, mode in NATIVE_MODES.items():
         value = merged.get(name)
         if value is not None and value is not False:
@@ -180,8 +181,9 @@ def _refuse_native_beams(merged: Mapping[str, Any], do_sample: bool, *, can_sear
     if not isinstance(num_beams, int) or not 1 < num_beams <= MAX_NUM_BEAMS:
         raise NativeModeError(f"{mode} with num_beams={num_beams!r} is not batched by the engine")
     # A penalty on the prompt's tokens falls on some of the beams alone in transformers: its own code may answer for it.
-    for name, neutral in (("num_beam_groups", 1), ("low_memory", False), ("encoder_repetition_penalty", 1.0)):
-        if merged.get(name) not in (None, neutral):
+    neutral = {"num_beam_groups": 1, "low_memory": False, "encoder_repetition_penalty": 1.0}
+    for name in (*neutral, "prompt_lookup_num_tokens", "assistant_early_exit"):
+        if merged.get(name) not in (None, neutral.get(name)):
             raise NativeModeError(f"{mode} with {name} is not batched by the engine")
 
 

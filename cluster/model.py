@@ -21,7 +21,7 @@ from cluster.config import ClusterConfig
 from cluster.configure import configure
 from cluster.face import ModelFace
 from cluster.generation import NativeModeError
-from cluster.native import device_of, forward_call, local_assistant, native_call, run_call
+from cluster.native import device_of, find_assistant, forward_call, native_call, run_call
 from cluster.outputs import ClusterGenerateOutput
 from cluster.refusals import judged
 from cluster.searches import Generated, run_searches
@@ -45,6 +45,8 @@ class ClusterModel(ModelFace):
         config: ClusterConfig,
         connect: Callable[[], Awaitable[ModelClient]],
         cluster: RunningCluster | None = None,
+        *,
+        name: str | None = None,
     ) -> None:
         """Take a running cluster.
 
@@ -52,8 +54,10 @@ class ClusterModel(ModelFace):
             config: what the cluster was started with.
             connect: makes the client; awaited on this object's own event loop.
             cluster: shut down by :meth:`close`.
+            name: which of its models this is, a draft's name; None is the target. Raises ConfigError for others.
         """
-        super().__init__(config)
+        super().__init__(config, name)
+        self._connect = connect
         self._cluster = cluster
         self._loop = BackgroundLoop("slipstream-client")
         try:
@@ -153,16 +157,20 @@ class ClusterModel(ModelFace):
             raise
 
     @classmethod
-    def connect(cls) -> Self:
-        """Use a cluster that runs already; :meth:`close` leaves it running."""
+    def connect(cls, name: str | None = None) -> Self:
+        """Use a cluster that runs already, or the draft ``name`` of it; :meth:`close` leaves it running."""
         from cluster.session import Cluster
 
         cluster = Cluster.connect()
         try:
-            return cls(cluster.config, connect_router, cluster)
+            return cls(cluster.config, connect_router, cluster, name=name)
         except BaseException:
             cluster.shutdown()
             raise
+
+    def draft(self, name: str) -> Self:
+        """A draft of this cluster as a model of its own, to be closed by itself. Raises ConfigError for other names."""
+        return type(self)(self.cluster_config, self._connect, name=name)
 
     def generate(
         self,
@@ -195,8 +203,9 @@ class ClusterModel(ModelFace):
             stopping_criteria: a ``StoppingCriteriaList``.
             prefix_allowed_tokens_fn: from (batch_id, ids) to the ids that may come next.
             synced_gpus: has no meaning here, where no ranks run in step.
-            assistant_model: None, this cluster or the name of its draft model: the cluster's drafts run ahead anyway.
-                A ``PreTrainedModel`` is sent to the target, once, and assists there.
+            assistant_model: a draft of the cluster, or the name of its pool, "none" to decode plainly; with None, or
+                this cluster, its default draft runs ahead. A ``PreTrainedModel`` is sent to the target, once, and
+                assists there.
             streamer: gets the prompts, then each new token, then the end; on the caller's side.
             negative_prompt_ids: for ``guidance_scale``.
             negative_prompt_attention_mask: for ``guidance_scale``.
@@ -220,11 +229,15 @@ class ClusterModel(ModelFace):
         client = self._connected()
         given = kwargs if inputs is None else {"inputs": inputs, **kwargs}
         tokenizer = kwargs.get("tokenizer")
+        if isinstance(assistant_model, ClusterModel) and assistant_model is not self:
+            assistant_model = assistant_model.name
+        assistant = find_assistant(assistant_model, self, self.cluster_config)
+        drafting = {"assistant_model": assistant} if isinstance(assistant, str) else {}
         mode = {
             "logits_processor": logits_processor or None,
             "stopping_criteria": stopping_criteria or None,
             "prefix_allowed_tokens_fn": prefix_allowed_tokens_fn,
-            "assistant_model": local_assistant(assistant_model, self, self.cluster_config),
+            "assistant_model": None if drafting else assistant,
             "negative_prompt_ids": negative_prompt_ids,
             "negative_prompt_attention_mask": negative_prompt_attention_mask,
             "custom_generate": custom_generate,
@@ -255,7 +268,7 @@ class ClusterModel(ModelFace):
                     "tokenizer": None if tokenizer is None or self.has_tokenizer else tokenizer,
                 },
                 is_streamed=streamer is not None,
-                kwargs=kwargs,
+                kwargs=kwargs | drafting,
             )
         except NativeModeError as reason:
             logger.debug("transformers' own generate runs this call: %s", reason)
@@ -265,7 +278,7 @@ class ClusterModel(ModelFace):
         if call is None:
             return natively()
         if call.params.has_beams:
-            return run_searches(self._loop, client, call, self.cluster_config)
+            return run_searches(self._loop, client, call, self.name, self.cluster_config.router.max_num_requests)
         return self._run_batched(client, call, streamer)
 
     def forward(self, input_ids: torch.Tensor | None = None, **kwargs: Any) -> Any:
@@ -314,14 +327,14 @@ class ClusterModel(ModelFace):
 
     def _run_batched(self, client: ModelClient, call: GenerateCall, streamer: Streamer | None) -> Generated:
         """Run the rows of a call side by side in the engine."""
-        config = self.cluster_config
-        rows = run_rows(self._loop, client, call, config.name, config.router.max_num_requests, streamer=streamer)
+        limit = self.cluster_config.router.max_num_requests
+        rows = run_rows(self._loop, client, call, self.name, limit, streamer=streamer)
         return engine_output(rows, call, lambda: self._run_native(self._connected(), cache_call(rows.sequences, call)))
 
     def _run_native(self, client: ModelClient, call: NativeCall, streamer: Streamer | None = None) -> Any:
         """Run a call by transformers' own code; its result lies where its tensors lie."""
         device = device_of(call.arguments, self.device)
-        return run_call(self._loop, client, call, self.cluster_config.name, streamer=streamer, device=device)
+        return run_call(self._loop, client, call, self.name, streamer=streamer, device=device)
 
     def _connected(self) -> ModelClient:
         if self._client is None:

@@ -12,6 +12,7 @@ from transformers import GenerationConfig, PreTrainedModel
 from transformers.cache_utils import Cache
 from transformers.utils.generic import ModelOutput
 
+from actors.drafter import NO_DRAFT
 from actors.engine.errors import RequestError
 from actors.engine.native_generation import NativeCall, to_device, wish
 from actors.native_client import Result
@@ -116,22 +117,22 @@ def check_token_ids(arguments: Mapping[str, Any], vocab_size: int | None) -> Non
             check_vocabulary(name, torch.tensor(ids), vocab_size)
 
 
-def local_assistant(assistant: Any, cluster: object, config: ClusterConfig) -> PreTrainedModel | None:
-    """A model of the caller's own that is to assist; None where the cluster's drafts are meant.
+def find_assistant(assistant: Any, cluster: object, config: ClusterConfig) -> PreTrainedModel | str | None:
+    """Who is to assist: a model of the caller's own, a draft of the cluster by name, or None for its default.
 
     Raises:
-        RequestError: neither a PreTrainedModel, nor this cluster, nor the name of its draft model; an AttributeError
+        RequestError: neither a PreTrainedModel, nor this cluster, nor the name of one of its drafts; an AttributeError
             as well, as transformers raises.
     """
     if assistant is None or assistant is cluster:
         return None
     if isinstance(assistant, PreTrainedModel):
         return assistant
-    names = [] if config.draft is None else [config.draft.worker.model.model]
+    names = [*config.draft_models, NO_DRAFT]
     if isinstance(assistant, str) and assistant in names:
-        return None
+        return assistant
     raise refusal_of(AttributeError)(
-        f"assistant_model: the drafts here are {', '.join(names) or 'none'}, but it is {assistant!r:.80}; "
+        f"assistant_model: the drafts here are {', '.join(names)}, but it is {assistant!r:.80}; "
         "give one of these names, or a PreTrainedModel",
         field="assistant_model",
         limit=", ".join(names),

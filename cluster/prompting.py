@@ -29,14 +29,15 @@ def generate_text(
     Args:
         prompt: the text to go on from.
         fields: generation parameters over the model's defaults.
-        model: the model that must be served; None takes what the running cluster serves.
+        model: the model that must be served, the target's or a draft's; None takes the running cluster's target.
         make_config: called where no cluster runs, for the one to start.
 
     Raises:
         SlipstreamError: a refused parameter, another model, a failed run.
     """
     with open_cluster(model, make_config) as cluster:
-        model_config = cluster.config.target.worker.model
+        name = model or cluster.config.name
+        model_config = cluster.config.models[name]
         tokenizer = load_tokenizer(model_config)
         prompt_ids = tuple(tokenizer(prompt).input_ids)
         params = resolve_params(
@@ -47,7 +48,7 @@ def generate_text(
         request = Request(request_id=f"cli-{uuid.uuid4().hex}", prompt_token_ids=prompt_ids, params=params)
         click.echo(prompt, nl=False)
         printer = TokenPrinter(lambda ids: str(tokenizer.decode(list(ids), skip_special_tokens=True)), prompt_ids)
-        summary = asyncio.run(_stream(request, cluster.config.name, printer))
+        summary = asyncio.run(_stream(request, name, printer))
     click.echo(summary.line(params.seed if params.do_sample else None), err=True)
 
 
@@ -59,8 +60,9 @@ def open_cluster(model: str | None, make_config: Callable[[], ClusterConfig]) ->
     except SlipstreamError:
         cluster = Cluster.start(make_config())
     with cluster:
-        if model is not None and model != cluster.config.name:
-            raise SlipstreamError(f"a cluster runs already and serves {cluster.config.name!r}, not {model!r}")
+        if model is not None and model not in cluster.config.models:
+            names = ", ".join(map(repr, cluster.config.models))
+            raise SlipstreamError(f"a cluster runs already and serves {names}, not {model!r}")
         yield cluster
 
 

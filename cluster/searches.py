@@ -10,7 +10,6 @@ from actors.engine.request import Beam
 from cluster.background import BackgroundLoop
 from cluster.calls import GenerateCall
 from cluster.client import Emit, GenerationClient, run_requests
-from cluster.config import ClusterConfig
 from cluster.outputs import ClusterGenerateOutput, check_delta, pad_rows
 
 
@@ -26,7 +25,7 @@ Generated = torch.Tensor | ClusterGenerateOutput | ClusterBeamOutput
 
 
 def run_searches(
-    loop: BackgroundLoop, client: GenerationClient, call: GenerateCall, config: ClusterConfig
+    loop: BackgroundLoop, client: GenerationClient, call: GenerateCall, model: str, max_num_requests: int
 ) -> torch.Tensor | ClusterBeamOutput:
     """Run the rows of a call with beams side by side.
 
@@ -40,7 +39,7 @@ def run_searches(
     rows: list[tuple[Beam, ...]] = [()] * len(call.prompts.rows)
 
     async def produce(emit: Emit) -> None:
-        await run_requests(client, call.requests(), config.name, config.router.max_num_requests, emit)
+        await run_requests(client, call.requests(), model, max_num_requests, emit)
 
     with closing(loop.iterate(produce)) as deltas:
         for index, delta in deltas:

@@ -13,13 +13,13 @@ from typing import Any, Self
 
 import msgspec
 
-from actors.config import NAMESPACE, Role
+from actors.config import NAMESPACE
 from actors.engine.errors import ConfigError, SlipstreamError
 from actors.engine_factory import EngineFactory, load_engine
 from actors.ray_environment import prepare_environment
 from actors.status import ClusterStats
 from cluster.background import BackgroundLoop
-from cluster.config import ClusterConfig, PoolConfig
+from cluster.config import ClusterConfig
 
 logger = logging.getLogger(__name__)
 
@@ -118,15 +118,9 @@ class Cluster:
         self.shutdown()
 
 
-def pools(config: ClusterConfig) -> dict[Role, PoolConfig]:
-    """Return the pools of a configuration by role."""
-    both: dict[Role, PoolConfig | None] = {"target": config.target, "draft": config.draft}
-    return {role: pool for role, pool in both.items() if pool is not None}
-
-
 def needed(config: ClusterConfig) -> tuple[float, float]:
     """Return the CPUs and GPUs that the workers of a configuration reserve."""
-    every = pools(config).values()
+    every = [pool.config for pool in config.pools]
     num_cpus = sum(pool.worker.num_cpus * pool.replicas for pool in every)
     return num_cpus, sum(pool.worker.num_gpus * pool.replicas for pool in every)
 
@@ -174,20 +168,30 @@ def _begin_router(config: ClusterConfig) -> Any:
     try:
         get_router()
     except SlipstreamError:
-        return start_router(config.router, models=(config.name,), description=msgspec.msgpack.encode(config))
+        return start_router(
+            config.router,
+            models=(config.name,),
+            drafts=tuple(config.draft_models),
+            description=msgspec.msgpack.encode(config),
+        )
     raise SlipstreamError("a Slipstream cluster runs on this Ray already: connect to it, or shut it down first")
 
 
 def _begin_workers(config: ClusterConfig, engine_factory: EngineFactory, workers: list[Any]) -> None:
     """Start all workers at once, entering each into ``workers``."""
-    from actors.start import start_worker
+    from actors.start import start_worker, worker_name
 
-    for role, pool in pools(config).items():
+    for role, draft_pool, pool in config.pools:
         for index in range(pool.replicas):
-            name = f"slipstream-{role}-{config.name}-{index}"
             workers.append(
                 start_worker(
-                    role, config.name, pool.worker, config.router, worker_id=name, engine_factory=engine_factory
+                    role,
+                    config.name,
+                    pool.worker,
+                    config.router,
+                    worker_id=worker_name(role, config.name, draft_pool, str(index)),
+                    draft_pool=draft_pool,
+                    engine_factory=engine_factory,
                 )
             )
 

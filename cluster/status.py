@@ -29,7 +29,7 @@ def show_stats(stats: ClusterStats, *, as_json: bool = False) -> None:
 def workers_table(stats: ClusterStats) -> Table:
     """A row for each model actor."""
     table = Table(title=None, header_style="bold")
-    for heading in ("actor", "role", "model", "weights", "devices", "requests", "KV used", "tokens", "state"):
+    for heading in ("actor", "role", "pool", "model", "weights", "devices", "requests", "KV used", "tokens", "state"):
         table.add_column(heading, overflow="fold")
     for worker in stats.workers:
         table.add_row(*_row(worker))
@@ -42,6 +42,7 @@ def _row(worker: WorkerStatus) -> tuple[str, ...]:
     return (
         info.worker_id,
         info.role,
+        info.draft_name if info.role == "draft" else info.pool,
         info.model,
         " ".join(filter(None, (info.quantization if info.quantization != "none" else "", info.dtype))),
         ", ".join(info.devices),

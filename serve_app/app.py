@@ -16,7 +16,5 @@ def build_app(args: dict[str, Any]) -> serve.Application:
         args: a ClusterConfig as plain data; empty is the embedded demo pair. Raises ConfigError naming the field.
     """
     config = ClusterConfig.from_dict(args)
-    pools = [pool_deployment("target", config, config.target)]
-    if config.draft is not None:
-        pools.append(pool_deployment("draft", config, config.draft))
+    pools = [pool_deployment(pool, config) for pool in config.pools]
     return ingress_deployment(args).bind(*pools)

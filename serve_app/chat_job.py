@@ -44,7 +44,8 @@ class ChatJob:
     async def prepare(cls, gateway: Gateway, data: ChatCompletionRequest) -> "ChatJob":
         """Check a request and plan its sequences. Raises RequestError and ApiError naming the field."""
         data.check_fields()
-        card = await gateway.card(data.model)
+        gateway = gateway.of(data.model)
+        card = await gateway.card()
         check_limit("n", data.num_choices, gateway.limits.max_n)
         check_limit("top_logprobs", data.top_logprobs, gateway.limits.max_logprobs)
         check_ids(data.stop_token_ids or (), card, "stop_token_ids")

@@ -35,7 +35,7 @@ class ClusterView:
     """The latest ClusterStats of one model's cluster. Used from one event loop.
 
     Args:
-        name: the served model, and the pool of its targets.
+        name: the served model: a pool of targets, or a draft.
         capacity: what the cluster takes.
         max_num_prompt_tokens: the server's own bound on a prompt; None leaves it to the context.
         count_own: sequences that this door has open now.
@@ -61,6 +61,12 @@ class ClusterView:
         self._stats_time = 0.0
         self._num_others = 0
         self._refreshing: asyncio.Task[ClusterStats] | None = None
+
+    def of(self, name: str) -> "ClusterView":
+        """A view of another model of the same cluster."""
+        return ClusterView(
+            self._client, name, self._capacity, self._max_num_prompt_tokens, self._count_own, clock=self._clock
+        )
 
     async def stats(self, max_age: float = 0.0) -> ClusterStats:
         """The cluster's state, at most ``max_age`` seconds old. Raises ApiError 503 where no router answers."""
@@ -114,9 +120,9 @@ class ClusterView:
         return stats
 
     def _targets(self, stats: ClusterStats) -> list[WorkerInfo]:
-        """The targets of this model that live."""
-        infos = [worker.info for worker in stats.workers if worker.is_alive and worker.info.role == "target"]
-        return [info for info in infos if info.pool == self._name]
+        """The workers that live and take requests for this model."""
+        infos = [worker.info for worker in stats.workers if worker.is_alive]
+        return [info for info in infos if info.served_name == self._name]
 
     def _card(self, stats: ClusterStats) -> ModelCard | None:
         targets = self._targets(stats)

@@ -50,7 +50,8 @@ class CompletionJob:
     async def prepare(cls, gateway: Gateway, data: CompletionRequest) -> "CompletionJob":
         """Check a request and plan its sequences. Raises RequestError and ApiError naming the field."""
         data.check_fields()
-        card = await gateway.card(data.model)
+        gateway = gateway.of(data.model)
+        card = await gateway.card()
         check_limit("n", data.num_choices, gateway.limits.max_n)
         check_limit("best_of", data.best_of, gateway.limits.max_n)
         check_ids(data.stop_token_ids or (), card, "stop_token_ids")

@@ -1,6 +1,7 @@
 """What all routes share: the cluster behind the door, its tokenizer, its bounds, and the measuring of requests."""
 
 import asyncio
+import contextlib
 import copy
 import time
 import uuid
@@ -29,10 +30,10 @@ END_SLACK = 5.0  # seconds behind its deadline at which a target ends a sequence
 
 
 class Gateway:
-    """Holds one replica's view of the cluster. Used from one event loop.
+    """Holds one replica's view of the cluster and one of its models. Used from one event loop.
 
     Args:
-        name: the model name that clients ask for; also the pool that requests go to.
+        name: the model name that clients ask for, and that requests go to.
         defaults: the model's generation defaults.
         capacity: sequences that the cluster takes.
         chat_template: the model's, None where it has none.
@@ -71,6 +72,30 @@ class Gateway:
         )
         self._client = client
         self._clock = clock
+        self._models = {name: self}
+
+    def serve(
+        self, name: str, tokenizer: Tokenizer, *, defaults: Mapping[str, Any], chat_template: ChatTemplate | None
+    ) -> None:
+        """Serve another of the cluster's models, one of its drafts, beside the first."""
+        other = copy.copy(self)
+        other.name, other.tokenizer = name, tokenizer
+        other.defaults, other.chat_template = dict(defaults), chat_template
+        other.metrics, other._view = self.metrics.of(name), self._view.of(name)
+        self._models[name] = other
+
+    def of(self, model: str | None) -> "Gateway":
+        """The gateway of the model that a request asks for. Raises RequestError where there is none of that name."""
+        if model is None or model == self.name:
+            return self
+        if model not in self._models:
+            names = ", ".join(map(repr, self._models))
+            raise RequestError(
+                f"model: {model!r} is not served here, only {names}", field="model", limit=", ".join(self._models)
+            )
+        other = copy.copy(self._models[model])
+        other.limits = self.limits
+        return other
 
     def with_timeout(self, seconds: float) -> "Gateway":
         """The same gateway for a request that ends after ``seconds``, or with the server's limit if that is sooner."""
@@ -82,11 +107,17 @@ class Gateway:
         """The cluster's state, at most ``max_age`` seconds old. Raises ApiError 503 where no router answers."""
         return await self._view.stats(max_age)
 
-    async def card(self, model: str | None = None, max_age: float = STALE_SECONDS) -> ModelCard:
-        """The served model. Raises RequestError for another model's name, ApiError 503 where no target is ready."""
-        if model is not None and model != self.name:
-            raise RequestError(f"model: {model!r} is not served here, only {self.name!r}", field="model")
+    async def card(self, max_age: float = STALE_SECONDS) -> ModelCard:
+        """The served model. Raises ApiError 503 where no worker for it is ready."""
         return await self._view.card(max_age)
+
+    async def cards(self) -> list[ModelCard]:
+        """All models that can be asked for now."""
+        found = []
+        for gateway in self._models.values():
+            with contextlib.suppress(ApiError):
+                found.append(await gateway.card())
+        return found
 
     async def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """Tokenize a prompt, a long one beside the event loop."""

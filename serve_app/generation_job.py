@@ -35,7 +35,8 @@ class GenerationJob:
 
         Raises RequestError and ApiError naming the field.
         """
-        card = await gateway.card(data.model)
+        gateway = gateway.of(data.model)
+        card = await gateway.card()
         check_limit("num_return_sequences", data.num_return_sequences, gateway.limits.max_n)
         check_limit("num_beams", data.num_beams, 1)  # its answer has no place for beams
         if (data.prompt is None) == (data.input_ids is None):

@@ -4,6 +4,7 @@ Requests are measured here at the door. What the cluster counts (tokens, drafts,
 :class:`ClusterStats` when a scrape comes, so that callers who do not come through this door are counted as well.
 """
 
+import copy
 from collections.abc import Callable, Iterable, Iterator
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
@@ -26,27 +27,27 @@ class Metrics:
         self._cluster = _ClusterCollector(model_name)
         self._registry.register(self._cluster)
         labels = ["model_name"]
-        self.first_token_seconds = Histogram(
+        self._first_token_seconds = Histogram(
             f"{PREFIX}time_to_first_token_seconds",
             "From a request's arrival at the door to its first token.",
             labels,
             buckets=FIRST_TOKEN_BUCKETS,
             registry=self._registry,
-        ).labels(model_name)
-        self.inter_token_seconds = Histogram(
+        )
+        self._inter_token_seconds = Histogram(
             f"{PREFIX}inter_token_latency_seconds",
             "Between two deliveries of one sequence, over the tokens of the later one.",
             labels,
             buckets=TOKEN_BUCKETS,
             registry=self._registry,
-        ).labels(model_name)
-        self.request_seconds = Histogram(
+        )
+        self._request_seconds = Histogram(
             f"{PREFIX}e2e_request_latency_seconds",
             "From a request's arrival at the door to its end.",
             labels,
             buckets=REQUEST_BUCKETS,
             registry=self._registry,
-        ).labels(model_name)
+        )
         self._finished = Counter(
             f"{PREFIX}request_success",
             "Sequences that ended, by reason.",
@@ -60,6 +61,29 @@ class Metrics:
             registry=self._registry,
         )
         self._model_name = model_name
+        for histogram in (self._first_token_seconds, self._inter_token_seconds, self._request_seconds):
+            histogram.labels(model_name)  # shown from the start
+
+    def of(self, model_name: str) -> "Metrics":
+        """The same metrics for another model; its own are shown with the rest once there are any."""
+        other = copy.copy(self)
+        other._model_name = model_name
+        return other
+
+    @property
+    def first_token_seconds(self) -> Histogram:
+        """See its help text."""
+        return self._first_token_seconds.labels(self._model_name)
+
+    @property
+    def inter_token_seconds(self) -> Histogram:
+        """See its help text."""
+        return self._inter_token_seconds.labels(self._model_name)
+
+    @property
+    def request_seconds(self) -> Histogram:
+        """See its help text."""
+        return self._request_seconds.labels(self._model_name)
 
     def count_finished(self, reason: str) -> None:
         """One sequence ended."""

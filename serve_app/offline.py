@@ -8,15 +8,14 @@ import msgspec
 from actors.router_client import RouterClient
 from cluster.batch.answering import Answer, Answerer
 from cluster.config import ClusterConfig
-from cluster.defaults import generation_defaults
 from serve_app.body import decode
 from serve_app.chat import ChatCompletionRequest
 from serve_app.chat_job import ChatJob
 from serve_app.completion_job import CompletionJob
 from serve_app.completions import CompletionRequest
+from serve_app.connect import open_gateway
 from serve_app.errors import ApiError, from_exception
 from serve_app.gateway import Gateway
-from serve_app.served_model import load_chat_template, read_tokenizer
 
 TIMEOUT_SECONDS = 30 * 86400.0  # a request of a batch may wait for as long as the others take
 
@@ -76,13 +75,5 @@ class OfflineAnswerer(Answerer):
 
 async def open_answerer(config: ClusterConfig) -> Answerer:
     """Connect to the cluster of ``config`` on this Ray. Raises SlipstreamError where its router does not run."""
-    model = config.target.worker.model
-    gateway = Gateway(
-        await RouterClient.connect(),
-        read_tokenizer(model),
-        name=config.name,
-        limits=msgspec.structs.replace(config.limits, request_timeout=TIMEOUT_SECONDS),
-        defaults=generation_defaults(model),
-        chat_template=load_chat_template(model),
-    )
-    return OfflineAnswerer(gateway)
+    limits = msgspec.structs.replace(config.limits, request_timeout=TIMEOUT_SECONDS)
+    return OfflineAnswerer(open_gateway(await RouterClient.connect(), config, limits))

@@ -17,7 +17,7 @@ from actors.config import Role, RouterConfig, WorkerConfig
 from actors.engine.errors import SlipstreamError
 from actors.start import STOP_TIMEOUT, WorkerHandle, bundle, start_router, start_worker
 from actors.status import ClusterStats
-from cluster.config import ClusterConfig, PoolConfig
+from cluster.config import ClusterConfig, Pool, PoolConfig
 from serve_app.scaling import DraftPolicy, TargetPolicy
 from serve_app.signals import signals
 
@@ -34,10 +34,18 @@ class ModelReplica:
         worker: a WorkerConfig, router: a RouterConfig, cluster: the whole ClusterConfig, which the router keeps for
             those who connect to it; all as msgpack: plain bytes pass through Serve untouched.
         drain_timeout: seconds in which what the actor runs may finish when the replica ends.
+        draft_pool: name of a draft's pool, where that is not the default one.
     """
 
     async def __init__(  # type: ignore[misc]  # Serve awaits it
-        self, role: Role, pool: str, worker: bytes, router: bytes, cluster: bytes, drain_timeout: float
+        self,
+        role: Role,
+        pool: str,
+        worker: bytes,
+        router: bytes,
+        cluster: bytes,
+        drain_timeout: float,
+        draft_pool: str = "",
     ) -> None:
         router_config = msgspec.msgpack.decode(router, type=RouterConfig)
         worker_config = msgspec.msgpack.decode(worker, type=WorkerConfig)
@@ -46,9 +54,10 @@ class ModelReplica:
         self._drain_timeout = drain_timeout
         self._stats: ClusterStats | None = None
         self._away_since: float | None = None
-        self._router = start_router(router_config, models=(pool,), description=cluster, detached=True)
+        drafts = tuple(msgspec.msgpack.decode(cluster, type=ClusterConfig).draft_models)
+        self._router = start_router(router_config, models=(pool,), drafts=drafts, description=cluster, detached=True)
         self._worker: WorkerHandle | None = start_worker(
-            role, pool, worker_config, router_config, group=get_current_placement_group()
+            role, pool, worker_config, router_config, draft_pool=draft_pool, group=get_current_placement_group()
         )
         try:
             await self._worker.ready()
@@ -81,8 +90,9 @@ class ModelReplica:
             await worker.drain(self._drain_timeout)
 
 
-def pool_deployment(role: Role, config: ClusterConfig, pool: PoolConfig) -> serve.Application:
+def pool_deployment(entry: Pool, config: ClusterConfig) -> serve.Application:
     """One pool, bound and ready to be deployed."""
+    role, draft_pool, pool = entry
     options: dict[str, Any] = {}
     if pool.max_replicas is None:
         options["num_replicas"] = pool.replicas
@@ -91,7 +101,7 @@ def pool_deployment(role: Role, config: ClusterConfig, pool: PoolConfig) -> serv
     if resources := bundle(pool.worker):
         options["placement_group_bundles"] = [resources]
     deployment = serve.deployment(
-        name=f"{role.capitalize()}Pool",
+        name="-".join(filter(None, (f"{role.capitalize()}Pool", draft_pool))),
         ray_actor_options={"num_cpus": 0},
         graceful_shutdown_wait_loop_s=0.2,
         graceful_shutdown_timeout_s=pool.scaling.drain_timeout + 2 * STOP_TIMEOUT,
@@ -106,6 +116,7 @@ def pool_deployment(role: Role, config: ClusterConfig, pool: PoolConfig) -> serv
         msgspec.msgpack.encode(config.router),
         msgspec.msgpack.encode(config),
         pool.scaling.drain_timeout,
+        draft_pool,
     )
 
 

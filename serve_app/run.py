@@ -19,7 +19,7 @@ import msgspec
 from actors.engine.catalog import find_checkpoint
 from actors.engine.errors import ConfigError, SlipstreamError
 from actors.ray_environment import prepare_environment
-from cluster.config import ClusterConfig, PoolConfig
+from cluster.config import ClusterConfig
 from serve_app.keys import ONE_KEY, are_demanded
 from serve_app.progress import Progress
 
@@ -38,8 +38,8 @@ def serve_forever(config: ClusterConfig, host: str = "127.0.0.1", port: int = 80
         SlipstreamError: the application could not be started.
     """
     check_port(host, port)
-    for pool in pools(config):
-        find_checkpoint(pool.worker.model.model, pool.worker.model.revision)
+    for model in (pool.config.worker.model for pool in config.pools):
+        find_checkpoint(model.model, model.revision)
     progress = Progress(sys.stderr)
     stop = threading.Event()
     with _signals_set(stop):
@@ -48,11 +48,6 @@ def serve_forever(config: ClusterConfig, host: str = "127.0.0.1", port: int = 80
             if not stop.is_set():
                 _serve(config, host, port, progress, stop)
         progress.say("stopped")
-
-
-def pools(config: ClusterConfig) -> list[PoolConfig]:
-    """The pools that are to be started."""
-    return [config.target] if config.draft is None else [config.target, config.draft]
 
 
 def check_port(host: str, port: int) -> None:
@@ -141,7 +136,8 @@ def _local_ray(config: ClusterConfig) -> Iterator[None]:
 
     # Ray starts its processes while this one imports Serve.
     threading.Thread(target=importlib.import_module, args=("serve_app.app",), daemon=True).start()
-    num_cpus = sum(pool.worker.num_cpus * (pool.max_replicas or pool.replicas) for pool in pools(config))
+    pools = [pool.config for pool in config.pools]
+    num_cpus = sum(pool.worker.num_cpus * (pool.max_replicas or pool.replicas) for pool in pools)
     ray.init(
         address="local",
         num_cpus=max(os.cpu_count() or 1, math.ceil(num_cpus)),

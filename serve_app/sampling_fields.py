@@ -7,7 +7,7 @@ import msgspec
 from msgspec import Meta
 
 from actors.engine.errors import RequestError
-from actors.engine.params import MAX_INT, MAX_STOP_STRINGS, TokenId
+from actors.engine.params import MAX_INT, MAX_NAME_CHARS, MAX_STOP_STRINGS, TokenId
 from serve_app.response_format import ResponseFormat, StructuredOutputs, Text, read_grammar
 from serve_app.text import TextRules
 
@@ -56,6 +56,10 @@ class SamplingFields(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         return_token_ids: add ids, origins and draft counts to each choice, and at its end what drafting did for it.
         return_tokens_as_token_ids: name tokens in log-probabilities by their ids.
         num_assistant_tokens: pins the draft length; 0 turns drafting off. Never changes the text.
+        assistant_model: the draft that runs ahead, by the name of its pool; "none" is none. Never changes the text.
+        prompt_lookup_num_tokens: in place of a draft, propose so many of the tokens that followed the newest ones where
+            they stood before; max_matching_ngram_size is how many of these are looked for, 2 by default.
+        assistant_early_exit: in place of a draft, the model's own first layers propose, so many of them.
     """
 
     model: str | None = None
@@ -97,6 +101,10 @@ class SamplingFields(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     guided_whitespace_pattern: str | None = None
 
     num_assistant_tokens: Annotated[int, Meta(ge=0, le=64)] | None = None
+    assistant_model: Annotated[str, Meta(min_length=1, max_length=MAX_NAME_CHARS)] | None = None
+    prompt_lookup_num_tokens: Annotated[int, Meta(ge=1, le=64)] | None = None
+    max_matching_ngram_size: Annotated[int, Meta(ge=1, le=MAX_INT)] | None = None
+    assistant_early_exit: Annotated[int, Meta(ge=1, le=MAX_INT)] | None = None
 
     @property
     def num_choices(self) -> int:
@@ -174,6 +182,10 @@ class SamplingFields(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
             "logit_bias": self.logit_bias or None,
             "min_new_tokens": self.min_tokens,
             "num_assistant_tokens": self.num_assistant_tokens,
+            "assistant_model": self.assistant_model,
+            "prompt_lookup_num_tokens": self.prompt_lookup_num_tokens,
+            "max_matching_ngram_size": self.max_matching_ngram_size,
+            "assistant_early_exit": self.assistant_early_exit,
             "grammar": read_grammar(self.response_format, self.structured_outputs or self._guided),
         }
         return {name: value for name, value in given.items() if value is not None} | {

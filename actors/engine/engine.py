@@ -6,14 +6,17 @@ It knows token ids, not text, actors or clients. A step reads: schedule, forward
 import time
 from collections.abc import Callable
 from collections.abc import Sequence as Seq
+from dataclasses import replace
 
 import torch
 
 from actors.engine.beam_search import BeamSearch
 from actors.engine.blocks import BlockPool
+from actors.engine.choice import NoiseKeys
 from actors.engine.config import EngineConfig
 from actors.engine.counters import Counters
 from actors.engine.deltas import asked_logprobs, drafted, failed
+from actors.engine.early_exit import EarlyExit
 from actors.engine.engine_stats import engine_stats
 from actors.engine.errors import OverloadedError, RequestError
 from actors.engine.grammar_queue import GrammarQueue
@@ -42,7 +45,6 @@ class Engine:
     Attributes:
         max_model_len: longest sequence, prompt included, that is served.
         vocab_size: width of the logits.
-        num_step_tokens: tokens that the last step computed.
         native: the same weights, as transformers' own ``generate`` runs them.
     """
 
@@ -68,6 +70,8 @@ class Engine:
         self._intake = Intake(loaded, config, self.max_model_len, num_blocks, clock)
         self._compiling = GrammarQueue()
         self._sequences: dict[str, Sequence] = {}
+        self._noise: NoiseKeys | None = None
+        self._early_exit = EarlyExit(loaded, self._runner)
         self._ended: list[Delta] = []  # deltas of sequences that end without a forward
         self._counters = Counters()
         self._search = BeamSearch(self._scheduler, self._counters, clock)
@@ -77,16 +81,14 @@ class Engine:
         """See :class:`TokenEngine`. Raises OverloadedError where the queue is full."""
         if request.request_id in self._sequences or request.request_id in self._search.groups:
             raise RequestError(f"request_id: {request.request_id} is already running", field="request_id")
-        if self._scheduler.num_waiting >= self._config.max_num_waiting:
-            raise OverloadedError(
-                f"the queue is full: {self._config.max_num_waiting} requests wait",
-                limit=str(self._config.max_num_waiting),
-            )
+        if self._scheduler.num_waiting >= (limit := self._config.max_num_waiting):
+            raise OverloadedError(f"the queue is full: {limit} requests wait", limit=str(limit))
         if request.params.has_beams:
             self._search.add(self._intake.begin_search(request))
             self._counters.num_prompt_tokens += len(request.prompt_token_ids)
             return
         sequence = self._intake.begin(request, is_draft=False)
+        self._early_exit.add(sequence)
         self._counters.num_prompt_tokens += sequence.num_prompt_tokens
         self._sequences[request.request_id] = sequence
         self._scheduler.add(sequence)
@@ -194,6 +196,15 @@ class Engine:
         self._scheduler.fork(source, fork)
         return choice
 
+    def couple(self, noise_ids: Seq[int]) -> None:
+        """See :class:`actors.translated_engine.Noise`."""
+        self._noise = NoiseKeys.of(noise_ids, self.vocab_size)
+
+    def shift_noise(self, request_id: str, num_positions: int) -> None:
+        """See :class:`actors.translated_engine.Noise`."""
+        if self._noise is not None and request_id in self._sequences:
+            self._sequences[request_id].sampler.noise = replace(self._noise, shift=num_positions)
+
     def has_work(self) -> bool:
         """See :class:`TokenEngine`."""
         return bool(self._ended) or len(self._compiling) > 0 or self._scheduler.has_work()
@@ -210,7 +221,8 @@ class Engine:
             torch.set_num_threads(self._config.num_threads)  # it holds for the calling thread alone
         deltas, self._ended = self._ended, []
         self.num_step_tokens = 0
-        plan = self._scheduler.schedule(has_beams=self._search.share.is_due)
+        self._early_exit.make_room(self._sequences, self.max_model_len)
+        plan = self._early_exit.fill(self._scheduler.schedule(has_beams=self._search.share.is_due))
         self._tell_runner()
         if not plan:
             return deltas
@@ -288,6 +300,7 @@ class Engine:
         sequence.num_final_tokens = sequence.num_tokens
         self._scheduler.publish(sequence)
         self._counters.count_check(num_drafted, num_accepted)
+        self._early_exit.judge(sequence, num_drafts, num_accepted)
         if reason is not None:
             self._end(sequence)
         return Delta(

@@ -13,6 +13,7 @@ from actors.engine.grammar import Grammar
 
 MAX_STOP_STRINGS = 64
 MAX_TOP_LOGPROBS = 100
+MAX_NAME_CHARS = 1024
 MAX_NUM_BEAMS = 64
 
 MAX_INT = 2**31 - 1  # what every tensor, kernel and wire format holds
@@ -33,7 +34,10 @@ class GenerationParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     ``num_beams`` above 1 makes the request a beam search (or beam sampling), whose sequences come all at its end.
     ``num_assistant_tokens`` pins the draft length; None leaves it to the cluster, 0 turns drafting off. A pinned length
     follows ``num_assistant_tokens_schedule``, and drafting pauses behind a token that the draft gave a probability
-    below ``assistant_confidence_threshold``.
+    below ``assistant_confidence_threshold``. ``assistant_model`` names the draft that runs ahead, by its pool; "none"
+    is none. ``prompt_lookup_num_tokens`` takes what followed the newest tokens where they stood before in its place, up
+    to ``max_matching_ngram_size`` of them, ``assistant_early_exit`` the model's own first layers. None of these ever
+    shows in the tokens.
     """
 
     max_new_tokens: PositiveInt = 20
@@ -83,6 +87,10 @@ class GenerationParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     num_assistant_tokens: Annotated[int, Meta(ge=0, le=64)] | None = None
     num_assistant_tokens_schedule: Literal["constant", "heuristic", "heuristic_transient"] = "constant"
     assistant_confidence_threshold: Probability = 0.0
+    assistant_model: Annotated[str, Meta(min_length=1, max_length=MAX_NAME_CHARS)] | None = None
+    prompt_lookup_num_tokens: Annotated[int, Meta(ge=1, le=64)] | None = None
+    max_matching_ngram_size: PositiveInt = 2
+    assistant_early_exit: PositiveInt | None = None
 
     @property
     def has_beams(self) -> bool:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from actors.engine import warpers
-from actors.engine.choice import argmax, argmax_with_noise
+from actors.engine.choice import NoiseKeys, argmax, argmax_with_noise
 from actors.engine.grammar_mask import mask_scores
 from actors.engine.grammar_state import GrammarState
 from actors.engine.loaded import LoadedModel
@@ -39,6 +39,7 @@ class SamplerState:
         is_plain: greedy and without any processor, so that the logits decide as they are.
         is_vectorized: whether all of its processors have a vectorized form.
         is_truncated: whether warpers may rule most tokens out before one is drawn.
+        noise: whose noise it draws with, where not its own tokens'; set for drafts of another vocabulary only.
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class SamplerState:
             or params.top_p not in (None, 1.0)
             or params.min_p is not None
         )
+        self.noise: NoiseKeys | None = None
         self._build = build_list
         self._lists: dict[torch.device, Processors] = {}
 
@@ -263,9 +265,24 @@ def _emitted(row: SampleRow) -> tuple[Sequence[int], float, float]:
 
 
 def _draw(scores: Tensor, rows: Sequence[SampleRow]) -> Tensor:
+    coupled = [i for i, row in enumerate(rows) if row.state.noise is not None]
+    if coupled and len(coupled) < len(rows):
+        others = [i for i, row in enumerate(rows) if row.state.noise is None]
+        chosen = torch.empty(len(rows), dtype=torch.int64, device=scores.device)
+        for part in (coupled, others):
+            indices = torch.tensor(part, device=scores.device)
+            chosen[indices] = _draw(scores[indices], [rows[i] for i in part])
+        return chosen
+    keys = rows[0].state.noise  # all of them belong to one engine, and differ in their shift alone
     seeds = torch.tensor([row.state.params.seed for row in rows], device=scores.device)
-    positions = torch.tensor([row.num_prefix for row in rows], device=scores.device)
-    return argmax_with_noise(scores, seeds, positions, is_truncated=any(row.state.is_truncated for row in rows))
+    positions = torch.tensor([_position(row) for row in rows], device=scores.device)
+    is_truncated = any(row.state.is_truncated for row in rows)
+    return argmax_with_noise(scores, seeds, positions, is_truncated=is_truncated, keys=keys)
+
+
+def _position(row: SampleRow) -> int:
+    """Absolute position of the token, in the target's count."""
+    return row.num_prefix + (row.state.noise.shift if row.state.noise is not None else 0)
 
 
 def _describe(best: float) -> str:

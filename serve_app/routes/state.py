@@ -35,20 +35,16 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
     status: Literal["ok", "ready"]
 
 
-@get("/v1/models", tags=["state"], summary="The served model; none while no target is ready")
+@get("/v1/models", tags=["state"], summary="The target, and the drafts by name; none while not ready")
 async def models(gateway: Gateway) -> ModelList:
     """List what can be asked for now."""
-    try:
-        card = await gateway.card()
-    except ApiError:
-        return ModelList(data=[])
-    return ModelList(data=[_info(gateway, card)])
+    return ModelList(data=[_info(gateway, card) for card in await gateway.cards()])
 
 
-@get("/v1/models/{name:path}", tags=["state"], summary="One model by its name; 404 unless it is the served one")
+@get("/v1/models/{name:path}", tags=["state"], summary="One model by its name; 404 unless it is served")
 async def model(name: str, gateway: Gateway) -> ModelInfo:
     """Names may hold slashes, as hub ids do."""
-    return _info(gateway, await gateway.card(name.removeprefix("/")))
+    return _info(gateway, await gateway.of(name.removeprefix("/")).card())
 
 
 def _info(gateway: Gateway, card: ModelCard) -> ModelInfo:

@@ -19,7 +19,8 @@ from serve_app.tokenization import DetokenizeRequest, DetokenizeResponse, Tokeni
 )
 async def tokenize(data: TokenizeRequest, gateway: Gateway) -> TokenizeResponse:
     """As long as the text may be: what is too long for the model is the caller's to see."""
-    card = await gateway.card(data.model)
+    gateway = gateway.of(data.model)
+    card = await gateway.card()
     found = data.read()
     if isinstance(found, str):
         token_ids = await gateway.encode(found, add_special_tokens=data.add_special_tokens is not False)
@@ -37,7 +38,8 @@ async def tokenize(data: TokenizeRequest, gateway: Gateway) -> TokenizeResponse:
 @post("/detokenize", status_code=200, tags=["tokens"], summary="Text of some ids", responses=ERRORS)
 async def detokenize(data: DetokenizeRequest, gateway: Gateway) -> DetokenizeResponse:
     """Special tokens show."""
-    card = await gateway.card(data.model)
+    gateway = gateway.of(data.model)
+    card = await gateway.card()
     check_ids(data.tokens, card, "tokens")
     decode = gateway.tokenizer.decode
     return DetokenizeResponse(prompt=await asyncio.to_thread(decode, data.tokens, skip_special_tokens=False))

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from actors.config import ROUTER_NAME, RouterConfig
-from actors.draft_loop import DraftLoop
+from actors.draft_host import DraftHost
 from actors.engine.request import FinishReason, Request
 from actors.journal import Contradiction, Gap, Journal
 from actors.messages import Deltas, Message, Refuse, Submit
@@ -33,7 +33,7 @@ class Simulation:
         self.network = LossyNetwork(self.clock, seed, loss=loss, twice=twice, delay=delay)
         self.config = config or RouterConfig(num_assistant_tokens=4, draft_timeout=0.05, worker_timeout=2.0)
         self.agreement = agreement
-        self.loops: dict[str, TargetLoop | DraftLoop] = {}
+        self.loops: dict[str, TargetLoop | DraftHost] = {}
         self.engines: dict[str, FakeEngine] = {}
         self.journals: dict[str, Journal] = {}
         self.tallies: dict[str, RequestTally] = {}
@@ -43,6 +43,7 @@ class Simulation:
         self._pid = 0
         self._next_beat = 0.0
         self._missing: set[str] = set()
+        self._models: dict[str, str] = {}
         self._accepted: set[str] = set()
         self._served_by: dict[str, str] = {}
         self._num_routers = 0
@@ -72,7 +73,7 @@ class Simulation:
         is_target = worker_id.startswith("target")
         info = make_info(worker_id, "target" if is_target else "draft", pid=self._pid)
         engine = FakeEngine(agreement=self.agreement)
-        loop_class = TargetLoop if is_target else DraftLoop
+        loop_class = TargetLoop if is_target else DraftHost
         loop = loop_class(engine, self.network, info, ROUTER_NAME, self.config, self.clock)
         self.loops[worker_id], self.engines[worker_id] = loop, engine
         self.network.receivers[worker_id] = loop.handle
@@ -83,8 +84,9 @@ class Simulation:
         if is_noticed and self.is_router_up:
             self.router.worker_gone(worker_id, "killed")
 
-    def submit(self, requests: Iterable[Request]) -> None:
+    def submit(self, requests: Iterable[Request], model: str = "demo") -> None:
         for request in requests:
+            self._models[request.request_id] = model
             self.journals[request.request_id] = Journal(request)
             self.tallies[request.request_id] = RequestTally()
             self._submit(request.request_id)
@@ -136,7 +138,7 @@ class Simulation:
             return
         message = Submit(
             client_id=CLIENT,
-            model="demo",
+            model=self._models[request_id],
             request=self.journals[request_id].resume(),
             is_again=request_id in self._accepted,
             target_id=self._served_by.get(request_id, ""),

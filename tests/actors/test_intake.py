@@ -1,5 +1,7 @@
 """What is refused at the router's door, and what never is."""
 
+import msgspec
+
 from actors.attendance import CLIENT_TIMEOUT, Attendance
 from actors.engine.request import EngineStats
 from actors.intake import GRACE, Intake
@@ -49,3 +51,24 @@ def test_clients_are_lost_once_they_fall_silent() -> None:
     clock.advance(CLIENT_TIMEOUT / 2 + 0.1)
     assert clients.take_lost() == ["client-a"]
     assert clients.take_lost() == []
+
+
+def test_a_draft_that_is_not_here_is_refused_by_its_name() -> None:
+    clock = FakeClock()
+    registry = Registry(10.0, clock, models=("demo",), drafts=("tiny",))
+    intake = Intake(registry, 2, clock)
+    clock.advance(GRACE + 0.1)
+
+    def asking(name: str) -> Submit:
+        request = make_request("r")
+        params = msgspec.structs.replace(request.params, assistant_model=name)
+        return Submit(client_id="client-a", model="demo", request=msgspec.structs.replace(request, params=params))
+
+    assert intake.refusal(asking("tiny"), 0) is None
+    assert intake.refusal(asking("none"), 0) is None
+    refusal = intake.refusal(asking("huge"), 0)
+    assert refusal is not None
+    assert (refusal.field, refusal.limit) == ("assistant_model", "tiny, none")
+    assert "'huge'" in refusal.error and "tiny" in refusal.error
+    registry.enter(Report(info=make_info("d", "draft"), stats=EngineStats()))
+    assert intake.refusal(asking("toy"), 0) is None, "the default draft goes by its model's name"

@@ -7,7 +7,7 @@ import msgspec
 from actors.config import RouterConfig
 from actors.deadlines import ADOPTION_TIME, ORPHAN_TIME, OVERLOAD_DELAY
 from actors.engine.request import Beam, Delta, EngineStats, FinishReason, Request
-from actors.messages import Abort, Deltas, Greet, Message, Refuse, Report, Start, Submit
+from actors.messages import Abort, Deltas, Greet, Message, Pair, Refuse, Report, Start, Submit
 from actors.router import Router
 from tests.actors.fakes import FakeClock, ListLink, expected_tokens, make_info, make_request
 
@@ -178,3 +178,26 @@ def test_a_request_that_its_client_no_longer_names_is_ended() -> None:
     bench.router.client_alive(CLIENT, [])
     assert bench.link.take("t-0") == [Abort(request_id="r")]
     assert bench.router.client_alive(CLIENT, ["r"]) == ["r"]
+
+
+def test_a_request_gets_a_draft_of_the_pool_that_it_asks_for() -> None:
+    bench = Bench("t-0")
+
+    def join(worker_id: str, draft_pool: str = "") -> None:
+        info = msgspec.structs.replace(make_info(worker_id, "draft"), draft_pool=draft_pool)
+        bench.router.handle(Report(info=info, stats=EngineStats()))
+
+    def draft_of(name: str | None) -> str:
+        params = msgspec.structs.replace(REQUEST.params, assistant_model=name)
+        bench.submit(request=msgspec.structs.replace(REQUEST, request_id=f"for-{name}", params=params))
+        (start,) = bench.taken("t-0", Start)
+        return str(start.draft_id)
+
+    join("d-0")
+    join("tiny-0", "tiny")
+    drafts = {name: draft_of(name) for name in (None, "toy", "tiny", "none")}
+    assert drafts == {None: "d-0", "toy": "d-0", "tiny": "tiny-0", "none": ""}
+    bench.router.worker_gone("tiny-0", "killed")
+    assert bench.taken("t-0", Pair) == [Pair(request_ids=("for-tiny",), draft_id="")]
+    join("tiny-1", "tiny")
+    assert bench.taken("t-0", Pair) == [Pair(request_ids=("for-tiny",), draft_id="tiny-1")]

@@ -5,7 +5,7 @@ import pytest
 
 from actors.config import RouterConfig
 from actors.engine.params import GenerationParams
-from actors.engine.request import Request
+from actors.engine.request import Delta, Request
 from actors.messages import (
     Abort,
     Close,
@@ -267,6 +267,47 @@ def test_a_pinned_length_follows_its_schedule() -> None:
         position += right + 1
         asked.append(bench.extends()[-1].items[0].num_draft_tokens)
     assert asked == [3, 5, 4]
+
+
+LOOKUP = Request(
+    request_id="r",
+    prompt_token_ids=(1, 2, 3, *TEXT[:8], 1, 2, 3),
+    params=GenerationParams(max_new_tokens=12, prompt_lookup_num_tokens=5, num_assistant_tokens=5),
+)
+
+
+def test_prompt_lookup_needs_no_draft_and_sends_no_message() -> None:
+    bench = Bench().started(LOOKUP, draft_id="")
+    bench.loop.handle(Pair(request_ids=("r",), draft_id="draft"))
+    while bench.loop.has_work():
+        bench.turn()
+    assert not bench.extends(), "a request that looks up its drafts is not paired"
+    deltas = [delta for message in bench.deltas() for delta in message.items]
+    assert tuple(token for delta in deltas for token in delta.token_ids) == expected_tokens(LOOKUP)
+    assert bench.engine.stats().num_draft_tokens > 0
+
+
+def test_looked_up_ids_are_left_unchecked_while_they_do_not_pay() -> None:
+    params = GenerationParams(max_new_tokens=400, prompt_lookup_num_tokens=5)
+    request = Request(request_id="r", prompt_token_ids=(1, 2, 3) * 3, params=params)
+    bench = Bench()
+
+    class Dear(FakeEngine):
+        """Every row costs as much as the first."""
+
+        def step(self) -> list[Delta]:
+            deltas = super().step()
+            bench.clock.advance(0.01 * self.num_step_tokens)
+            return deltas
+
+    bench.loop = TargetLoop(Dear(), bench.link, make_info("target"), "router", RouterConfig(), bench.clock)
+    bench.started(request, draft_id="")
+    while bench.loop.has_work():
+        bench.turn()
+    bench.turn()
+    (report,) = [message for message in bench.link.take("router") if isinstance(message, Report)][-1:]
+    assert report.drafting.num_lookup_hits > 100
+    assert report.stats.num_draft_tokens < report.drafting.num_lookup_hits
 
 
 def test_the_last_delta_says_what_drafting_did() -> None:

@@ -77,7 +77,7 @@ def test_the_command_line_finds_the_cluster(model: ClusterModel) -> None:
     assert "seed 5" in again[0].stderr
     other = command("generate", "x", "--model", "other/model")
     assert other.returncode == 1
-    assert "serves 'demo', not 'other/model'" in other.stderr
+    assert "serves 'demo', 'demo-draft', not 'other/model'" in other.stderr
     status = command("status")
     assert status.returncode == 0, status.stderr
     assert "draft length" in status.stdout

@@ -71,7 +71,6 @@ def own_loop(model: Any, input_ids: torch.Tensor, logits_processor: Any, stoppin
 
 MODES: dict[str, dict[str, Any]] = {
     "guidance": {"guidance_scale": 1.5, "negative_prompt_ids": torch.tensor([[4, 9], [7, 8]])},
-    "prompt lookup": {"prompt_lookup_num_tokens": 3},
     "watermark": {"watermarking_config": WatermarkingConfig(bias=4.0)},
     "processor": {"logits_processor": LogitsProcessorList([Ban(5)])},
     "processor, sampled": {"logits_processor": LogitsProcessorList([Ban(5)]), "do_sample": True},
@@ -79,7 +78,6 @@ MODES: dict[str, dict[str, Any]] = {
     "allowed tokens": {"prefix_allowed_tokens_fn": only_even},
     "own loop": {"custom_generate": own_loop},
 }
-ONE_ROW_MODES = {"prompt lookup"}
 
 
 def prompts(rows: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -111,8 +109,6 @@ def model(folder: Path, client: ToyClient) -> Iterator[ClusterModel]:
 @pytest.mark.parametrize("rows", [1, 2])
 @pytest.mark.parametrize("mode", MODES)
 def test_same_tokens(reference: Any, model: ClusterModel, client: ToyClient, mode: str, rows: int) -> None:
-    if rows > 1 and mode in ONE_ROW_MODES:
-        pytest.skip("transformers refuses batches in this mode")
     ids, mask = prompts(rows)
     arguments = {"attention_mask": mask, "max_new_tokens": 9, **MODES[mode]}
     if "negative_prompt_ids" in arguments:
@@ -176,6 +172,12 @@ def test_the_cluster_itself_as_assistant_means_its_drafts(model: ClusterModel, c
     model.generate(prompts(1)[0], max_new_tokens=2, assistant_model=model)
     assert client.calls == []
     assert len(client.requests) == 1
+
+
+def test_an_assistant_by_name_travels_with_the_request(model: ClusterModel, client: ToyClient) -> None:
+    model.generate(prompts(1)[0], max_new_tokens=2, assistant_model="none")
+    assert client.calls == []
+    assert client.requests[0].params.assistant_model == "none"
 
 
 def test_unknown_assistants_are_named(model: ClusterModel) -> None:

@@ -1,36 +1,51 @@
-"""A cluster of one engine in this process: real loading, real engine, real native runs; no Ray and no messages."""
+"""A cluster of one target in this process: real loading, engine, loop and native runs; no Ray, router or draft."""
 
 import asyncio
+import time
 from collections import defaultdict, deque
 from collections.abc import AsyncIterator
 
+from actors.config import ROUTER_NAME, RouterConfig
 from actors.engine.encoder_decoder import EncoderDecoderEngine
 from actors.engine.engine import Engine
+from actors.engine.errors import RequestError
 from actors.engine.native_generation import NativeCall
 from actors.engine.request import Delta, Request
+from actors.messages import Deltas, Message, Refuse, Start
 from actors.native_client import Result
 from actors.native_job import Tokens
-from actors.status import ClusterStats
+from actors.status import ClusterStats, WorkerInfo
+from actors.target_loop import TargetLoop
 from cluster.client import ModelClient
 from tests.cluster.native_here import run_here
 
 
 class EngineClient(ModelClient):
-    """Steps the engine from whichever request waits. Belongs to one event loop."""
+    """Runs the target from whichever request waits. Belongs to one event loop."""
 
     def __init__(self, engine: Engine | EncoderDecoderEngine) -> None:
         self._engine = engine
         self._arrived: defaultdict[str, deque[Delta]] = defaultdict(deque)
+        info = WorkerInfo(worker_id="target", role="target", pool="matrix", model="matrix")
+        self._loop = TargetLoop(engine, self, info, ROUTER_NAME, RouterConfig(), time.monotonic)
         self.num_native = 0
+
+    def send(self, peer: str, message: Message) -> None:
+        """See :class:`actors.link.Link`: what the target tells its router."""
+        match message:
+            case Deltas(items=deltas):
+                for delta in deltas:
+                    self._arrived[delta.request_id].append(delta)
+            case Refuse():
+                raise RequestError(message.error, field=message.field, limit=message.limit)
 
     async def generate(self, request: Request, model: str) -> AsyncIterator[Delta]:
         """See :class:`cluster.client.GenerationClient`."""
-        self._engine.add(request)
+        self._loop.handle(Start(request=request))
         is_finished = False
         while not is_finished:
             while not self._arrived[request.request_id]:
-                for delta in self._engine.step():
-                    self._arrived[delta.request_id].append(delta)
+                self._loop.run_once()
                 await asyncio.sleep(0)
             delta = self._arrived[request.request_id].popleft()
             is_finished = delta.finish_reason is not None

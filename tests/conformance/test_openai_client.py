@@ -39,10 +39,32 @@ def async_client(served: ClusterServer) -> AsyncOpenAI:
 
 
 def test_models(client: OpenAI) -> None:
-    assert [model.id for model in client.models.list()] == ["demo"]
+    assert [model.id for model in client.models.list()] == ["demo", "demo-draft"]
     assert client.models.retrieve("demo").owned_by == "slipstream"
     with pytest.raises(openai.NotFoundError):
         client.models.retrieve("org/other")
+
+
+def test_drafts_by_name(client: OpenAI) -> None:
+    def write(model: str = "demo", **extra: Any) -> str:
+        answer = client.completions.create(
+            model=model, prompt="It was a dark night", max_tokens=24, seed=3, extra_body=extra
+        )
+        assert answer.model == model
+        return answer.choices[0].text
+
+    ways: list[dict[str, Any]] = [
+        {},
+        {"assistant_model": "demo-draft"},
+        {"assistant_model": "none"},
+        {"prompt_lookup_num_tokens": 5, "max_matching_ngram_size": 3},
+    ]
+    assert len({write(**way) for way in ways}) == 1
+    assert write("demo-draft") == write("demo-draft") != write()
+    with pytest.raises(openai.BadRequestError) as refused:
+        write(assistant_model="huge")
+    assert refused.value.param == "assistant_model"
+    assert "demo-draft" in refused.value.message
 
 
 def test_completion(client: OpenAI) -> None:

@@ -135,7 +135,6 @@ WRONG: dict[str, dict[str, Any]] = {
     "watermark as text": {"watermarking_config": "x"},
     "assistant as a foreign name": {"assistant_model": "gpt-17"},
     "assistant as a number": {"assistant_model": 5},
-    "prompt lookup in a batch": {"prompt_lookup_num_tokens": 2, "inputs": TWO},
     "prompt lookup without a cache": {"prompt_lookup_num_tokens": 2, "use_cache": False},
     "processor, not a list": {"logits_processor": 5},
     "processor, not one": {"logits_processor": [5]},
@@ -213,7 +212,8 @@ TAKEN: dict[str, dict[str, Any]] = {
     "renormalize_logits as text": {"renormalize_logits": "x"},
 }
 
-# Calls that transformers refuses for how a number is written, or for a cache that the engine does not use: served.
+# Calls that transformers refuses for how a number is written, for a cache that the engine does not use, or for several
+# rows: served.
 SERVED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "whole temperature": (sampled(temperature=2), sampled(temperature=2.0)),
     "whole penalty": ({"repetition_penalty": 2}, {"repetition_penalty": 2.0}),
@@ -221,6 +221,7 @@ SERVED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "ids of eight bits": ({"inputs": ONE.to(torch.int8)}, {"inputs": ONE}),
     "prefill_chunk_size": ({"prefill_chunk_size": 0}, {}),
     "synced_gpus": ({"synced_gpus": True}, {}),
+    "prompt lookup in a batch": ({"prompt_lookup_num_tokens": 2, "inputs": TWO}, {"inputs": TWO}),
 }
 
 ENCODER_DECODER_WRONG: dict[str, dict[str, Any]] = {

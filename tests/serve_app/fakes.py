@@ -20,7 +20,7 @@ from serve_app.keys import Keys
 from serve_app.tokenizer import FastTokenizer
 from serve_app.web import build_web_app
 
-MODEL = "toy"
+MODEL, DRAFT = "toy", "tiny"
 LIMITS = LimitsConfig()
 TEXT = " The ship went down the river at night, and nobody saw it. “Où est l’été?” they said — 日本 🙂. The end."
 MAX_MODEL_LEN = 256
@@ -71,6 +71,7 @@ class FakeClient:
     error: str = ""
     num_others: int = 0
     requests: list[Request] = field(default_factory=list)
+    models: list[str] = field(default_factory=list)
     running: set[str] = field(default_factory=set)
     taken_back: list[str] = field(default_factory=list)
     is_closed: bool = False
@@ -80,6 +81,7 @@ class FakeClient:
         if self.is_overloaded:
             raise OverloadedError("too many requests in flight, the limit is 2", limit="2")
         self.requests.append(request)
+        self.models.append(model)
         self.running.add(request.request_id)
         is_finished = False
         try:
@@ -151,9 +153,11 @@ def make_gateway(
 ) -> Gateway:
     """A gateway onto a fake cluster."""
     defaults = {"eos_token_id": 0, **(defaults or {})}
-    return Gateway(
+    gateway = Gateway(
         client, TOKENIZER, name=MODEL, limits=limits, defaults=defaults, capacity=capacity, chat_template=CHAT_TEMPLATE
     )
+    gateway.serve(DRAFT, TOKENIZER, defaults=defaults, chat_template=None)
+    return gateway
 
 
 def _logprobs(token_ids: Sequence[int]) -> tuple[TokenLogprobs, ...]:
@@ -162,7 +166,12 @@ def _logprobs(token_ids: Sequence[int]) -> tuple[TokenLogprobs, ...]:
 
 def _worker(role: Role) -> WorkerStatus:
     info = WorkerInfo(
-        worker_id=f"{role}-0", role=role, pool=MODEL, model="toy", max_model_len=MAX_MODEL_LEN, vocab_size=VOCAB_SIZE
+        worker_id=f"{role}-0",
+        role=role,
+        pool=MODEL,
+        model=MODEL if role == "target" else DRAFT,
+        max_model_len=MAX_MODEL_LEN,
+        vocab_size=VOCAB_SIZE,
     )
     stats = EngineStats(num_running=1, num_waiting=2, num_blocks=10, num_free_blocks=4, num_prompt_tokens=7)
     return WorkerStatus(info=info, stats=stats)

@@ -65,3 +65,10 @@ def test_the_cause_of_a_failed_start_is_found() -> None:
     details = ["Traceback:\n  File x, line 3\n    raise y\nactors.engine.errors.DoesNotFitError: cpu: too small\n"]
     assert failure("Deploying app failed", details) == "DoesNotFitError: cpu: too small"
     assert failure("Deploying app failed", [""]) == "Deploying app failed"
+
+
+def test_each_pool_of_drafts_is_a_deployment() -> None:
+    pool = PoolConfig(worker=WorkerConfig(model=ModelConfig(model="demo-draft")))
+    config = msgspec.structs.replace(ClusterConfig.demo(), drafts={"tiny": pool, "other.one": pool})
+    names = {"Ingress", "TargetPool", "DraftPool", "DraftPool-tiny", "DraftPool-other.one"}
+    assert set(deployments(msgspec.to_builtins(config))) == names

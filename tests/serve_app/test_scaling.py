@@ -14,7 +14,7 @@ from actors.engine.config import EngineConfig, ModelConfig
 from actors.engine.errors import ConfigError
 from actors.engine.request import EngineStats
 from actors.status import ClusterStats, WorkerStatus
-from cluster.config import ClusterConfig, PoolConfig
+from cluster.config import ClusterConfig, Pool, PoolConfig
 from cluster.scaling import ScalingConfig
 from serve_app.pools import autoscaling
 from serve_app.scaling import (
@@ -246,5 +246,5 @@ def test_a_pools_deployment_asks_for_its_workers_host() -> None:
     )
     from serve_app.pools import pool_deployment
 
-    deployment = pool_deployment("target", config, pool)._bound_deployment
+    deployment = pool_deployment(Pool("target", "", pool), config)._bound_deployment
     assert deployment._replica_config.placement_group_bundles == [{"CPU": 2, "GPU": 4, "slipstream-target": 1.0}]

@@ -43,7 +43,9 @@ async def test_a_target_that_comes_is_seen_at_once(http: Http, fake: FakeClient)
 
 
 async def test_models(http: Http, fake: FakeClient) -> None:
-    [model] = (await http.get("/v1/models")).json()["data"]
+    model, draft = (await http.get("/v1/models")).json()["data"]
+    assert draft["id"] == "tiny"
+    assert (await http.get("/v1/models/tiny")).json() == draft
     assert (model["id"], model["object"], model["max_model_len"]) == (MODEL, "model", MAX_MODEL_LEN)
 
 

@@ -1,11 +1,13 @@
 """The sampler: right distribution, one row's result a function of that row alone, one row's fault its own."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from actors.engine.choice import NoiseKeys
 from actors.engine.noise import gumbel_noise
 from actors.engine.params import GenerationParams
 from actors.engine.sampler import SampleRow, SamplerState, process, sample
@@ -196,3 +198,26 @@ def test_logprobs_are_of_the_processed_distribution() -> None:
     assert [token for token, _ in found.top] == expected.topk(3).indices.tolist()  # ruled-out tokens are not listed
     assert [value for _, value in found.top] == pytest.approx(expected.topk(3).values.tolist())
     assert sum(torch.tensor([value for _, value in found.top]).exp().tolist()) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("top_k", [None, 5])
+def test_a_draft_of_another_vocabulary_draws_what_its_target_draws(top_k: int | None) -> None:
+    """The same distribution over the same tokens under other ids, at positions that are counted otherwise."""
+    order = torch.randperm(VOCAB_SIZE, generator=torch.Generator().manual_seed(3))  # of the draft's ids: the target's
+    keys = NoiseKeys.of([*order.tolist(), VOCAB_SIZE], VOCAB_SIZE + 1)
+    logits = torch.randn(40, VOCAB_SIZE, generator=torch.Generator().manual_seed(4))
+    nobody = torch.full((40, 1), -50.0)  # a token that only the draft has
+    rows, draft_rows = [], []
+    for seed in range(40):
+        params = GenerationParams(do_sample=True, seed=seed, temperature=0.9, top_k=top_k)
+        rows.append(make_row(params, emitted=[4, 5, 6]))
+        draft_rows.append(make_row(params, emitted=[4]))
+        draft_rows[-1].state.noise = replace(keys, shift=2)
+    target = sample(logits, rows).token_ids
+    draft = sample(torch.cat([logits[:, order], nobody], dim=1), draft_rows).token_ids
+    assert [int(order[token]) for token in draft] == target
+    own = sample(torch.cat([logits[:, order], nobody], dim=1), [make_row(row.state.params, [4]) for row in rows])
+    assert own.token_ids != draft, "requests of its own draw with its own noise"
+    mixed = [draft_rows[0], make_row(rows[1].state.params, [4]), draft_rows[2]]
+    both = sample(torch.cat([logits[:3, order], nobody[:3]], dim=1), mixed).token_ids
+    assert both == [draft[0], own.token_ids[1], draft[2]]
