@@ -15,10 +15,10 @@ from actors.engine.config import EngineConfig
 from actors.status import ClusterStats
 from cluster.background import BackgroundLoop
 from cluster.calls import GenerateCall, prepare_call
-from cluster.client import Emit, ModelClient, RunningCluster, run_requests
 from cluster.config import ClusterConfig
 from cluster.configure import configure
 from cluster.generation import NativeModeError
+from cluster.generation_client import Emit, ModelClient, RunningCluster, run_requests
 from cluster.native import device_of, local_assistant, native_call, run_call
 from cluster.outputs import ClusterGenerateOutput, EmittedRows, pad_rows
 from cluster.pretrained import load_generation_config, load_model_config

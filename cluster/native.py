@@ -13,9 +13,9 @@ from actors.engine.native_generation import NativeCall
 from actors.native_client import Result
 from actors.native_job import Tokens
 from cluster.background import BackgroundLoop
-from cluster.client import ModelClient
 from cluster.config import ClusterConfig
 from cluster.deferred import deferred_output
+from cluster.generation_client import ModelClient
 from cluster.streaming import Streamer
 
 logger = logging.getLogger(__name__)

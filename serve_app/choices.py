@@ -10,7 +10,7 @@ import msgspec
 from actors.engine.errors import GenerationError, RequestError
 from actors.engine.params import GenerationParams
 from actors.engine.request import Delta, FinishReason, Request, TokenLogprobs
-from cluster.client import GenerationClient
+from cluster.generation_client import GenerationClient
 from serve_app.detached import spawn
 from serve_app.errors import timed_out
 from serve_app.text import Segment, TextRules, TextStream, join

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import msgspec
 
 from actors.status import ClusterStats, WorkerInfo
-from cluster.client import GenerationClient
+from cluster.generation_client import GenerationClient
 from serve_app.detached import spawn
 from serve_app.errors import not_ready
 

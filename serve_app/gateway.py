@@ -13,8 +13,8 @@ import msgspec
 from actors.engine.errors import RequestError
 from actors.engine.request import FinishReason
 from actors.status import ClusterStats
-from cluster.client import GenerationClient
 from cluster.config import LimitsConfig
+from cluster.generation_client import GenerationClient
 from serve_app.admission import Admission
 from serve_app.chat_template import ChatTemplate
 from serve_app.choices import Choice, ChoiceDelta, merge, run_choice

@@ -38,7 +38,7 @@ class DirectClient:
     """A cluster in this very process: an engine that computes nothing, stepped by whoever reads."""
 
     async def generate(self, request: Request, model: str) -> AsyncIterator[Delta]:
-        """See :class:`cluster.client.GenerationClient`."""
+        """See :class:`cluster.generation_client.GenerationClient`."""
         engine = SimulatedEngine(SimulationConfig(vocab_size=VOCAB_SIZE), ENGINE)
         engine.add(request)
         while engine.has_work():
@@ -47,14 +47,14 @@ class DirectClient:
                 yield delta
 
     async def stats(self) -> ClusterStats:
-        """See :class:`cluster.client.GenerationClient`."""
+        """See :class:`cluster.generation_client.GenerationClient`."""
         info = WorkerInfo(
             worker_id="target", role="target", pool=MODEL, model=MODEL, max_model_len=65536, vocab_size=VOCAB_SIZE
         )
         return ClusterStats(workers=(WorkerStatus(info=info),))
 
     async def close(self) -> None:
-        """See :class:`cluster.client.GenerationClient`."""
+        """See :class:`cluster.generation_client.GenerationClient`."""
 
 
 def slipstream() -> Any:

@@ -18,8 +18,8 @@ from actors.engine.request import Delta, FinishReason, Request
 from actors.native_client import Result
 from actors.native_job import Tokens
 from actors.status import ClusterStats
-from cluster.client import ModelClient
 from cluster.config import ClusterConfig, PoolConfig
+from cluster.generation_client import ModelClient
 from cluster.model import ClusterModel
 from tests.cluster.native_here import run_here
 

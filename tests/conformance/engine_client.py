@@ -11,7 +11,7 @@ from actors.engine.request import Delta, Request
 from actors.native_client import Result
 from actors.native_job import Tokens
 from actors.status import ClusterStats
-from cluster.client import ModelClient
+from cluster.generation_client import ModelClient
 from tests.cluster.native_here import run_here
 
 
@@ -24,7 +24,7 @@ class EngineClient(ModelClient):
         self.num_native = 0
 
     async def generate(self, request: Request, model: str) -> AsyncIterator[Delta]:
-        """See :class:`cluster.client.GenerationClient`."""
+        """See :class:`cluster.generation_client.GenerationClient`."""
         self._engine.add(request)
         is_finished = False
         while not is_finished:
@@ -37,13 +37,13 @@ class EngineClient(ModelClient):
             yield delta
 
     async def run_native(self, call: NativeCall, model: str) -> AsyncIterator[Tokens | Result]:
-        """See :class:`cluster.client.ModelClient`."""
+        """See :class:`cluster.generation_client.ModelClient`."""
         self.num_native += 1
         async for item in run_here(self._engine.native, call):
             yield item
 
     async def stats(self) -> ClusterStats:
-        """See :class:`cluster.client.GenerationClient`."""
+        """See :class:`cluster.generation_client.GenerationClient`."""
         return ClusterStats()
 
     async def close(self) -> None:

@@ -76,7 +76,7 @@ class FakeClient:
     is_closed: bool = False
 
     async def generate(self, request: Request, model: str) -> AsyncIterator[Delta]:
-        """See :class:`cluster.client.GenerationClient`."""
+        """See :class:`cluster.generation_client.GenerationClient`."""
         if self.is_overloaded:
             raise OverloadedError("too many requests in flight, the limit is 2", limit="2")
         self.requests.append(request)
@@ -92,7 +92,7 @@ class FakeClient:
                 self.taken_back.append(request.request_id)
 
     async def stats(self) -> ClusterStats:
-        """See :class:`cluster.client.GenerationClient`."""
+        """See :class:`cluster.generation_client.GenerationClient`."""
         if self.is_router_gone:
             raise ConnectionError("no router")
         workers = (_worker("target"), _worker("draft")) if self.is_ready else ()
@@ -107,7 +107,7 @@ class FakeClient:
         )
 
     async def close(self) -> None:
-        """See :class:`cluster.client.GenerationClient`."""
+        """See :class:`cluster.generation_client.GenerationClient`."""
         self.is_closed = True
 
     async def _deltas(self, request: Request) -> AsyncIterator[Delta]:
