@@ -26,6 +26,7 @@ from actors.start import get_router
 from actors.status import ClusterStats
 
 if TYPE_CHECKING:
+    from actors.engine.declared_call import DeclaredCall
     from actors.engine.native_generation import NativeCall
     from actors.native_job import Tokens
 
@@ -107,7 +108,7 @@ class RouterClient:
             if not entry.journal.is_finished:
                 self._send(Cancel(request_id=request.request_id))
 
-    def run_native(self, call: "NativeCall", model: str) -> "AsyncIterator[Tokens | Result]":
+    def run_native(self, call: "NativeCall | DeclaredCall", model: str) -> "AsyncIterator[Tokens | Result]":
         """Run transformers' own ``generate`` on a target; see :func:`actors.native_client.run_native`."""
         return run_native(call, model, self.stats)
 

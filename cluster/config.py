@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
-from actors.config import RouterConfig, WorkerConfig
+from actors.config import ImportPath, ProcessorName, Role, RouterConfig, WorkerConfig
 from actors.engine.config import EngineConfig, ModelConfig
 from actors.engine.errors import ConfigError
 from actors.engine.params import MAX_STOP_STRINGS, MAX_TOP_LOGPROBS
@@ -43,6 +43,9 @@ class LimitsConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         max_num_prompts: prompts of one request.
         max_n: answers to one prompt.
         max_num_sequences: answers of one request, over all its prompts.
+        max_num_beams: width of a beam search.
+        max_num_native_requests: requests that transformers' own code runs, at a time: beams, guidance, tensors, ...
+        max_output_bytes: of the tensors that one answer brings, as float32.
         max_logprobs: alternatives with their log-probabilities, for each token.
         max_num_stop_strings, max_stop_string_chars: how many stop strings, and how long one may be.
         max_num_logit_biases: entries of ``logit_bias``.
@@ -57,6 +60,9 @@ class LimitsConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     max_num_prompts: Annotated[int, Meta(ge=1)] = 128
     max_n: Annotated[int, Meta(ge=1)] = 32
     max_num_sequences: Annotated[int, Meta(ge=1)] = 256
+    max_num_beams: Annotated[int, Meta(ge=1)] = 16
+    max_num_native_requests: Annotated[int, Meta(ge=1)] = 16
+    max_output_bytes: Annotated[int, Meta(ge=0)] = 64 * 1024 * 1024
     max_logprobs: Annotated[int, Meta(ge=0, le=MAX_TOP_LOGPROBS)] = 20
     max_num_stop_strings: Annotated[int, Meta(ge=0, le=MAX_STOP_STRINGS)] = MAX_STOP_STRINGS
     max_stop_string_chars: Annotated[int, Meta(ge=1)] = 256
@@ -78,6 +84,8 @@ class ClusterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
     Attributes:
         name: the model name that clients ask for.
+        processors: logits processors and stopping criteria of transformers that requests may name: name to
+            ``module:attribute``, a class or a function that makes one, importable wherever workers run.
         api_keys_file: a file of API keys that the door demands, one a line, read again when it changes. Keys may also
             come from the environment; see :mod:`serve_app.keys`.
     """
@@ -87,7 +95,19 @@ class ClusterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     draft: PoolConfig | None = None
     router: RouterConfig = RouterConfig()
     limits: LimitsConfig = LimitsConfig()
+    processors: dict[ProcessorName, ImportPath] = {}
     api_keys_file: str | None = None
+
+    def worker(self, role: Role) -> WorkerConfig:
+        """What the workers of a pool are started with: their own configuration, and the cluster's processors.
+
+        Raises ConfigError where there is no such pool.
+        """
+        pool = self.target if role == "target" else self.draft
+        if pool is None:
+            raise ConfigError("draft: this cluster has none")
+        processors = {**pool.worker.processors, **self.processors}
+        return msgspec.structs.replace(pool.worker, processors=processors)
 
     @property
     def custom_resources(self) -> dict[str, float]:

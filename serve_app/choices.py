@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
-from typing import Literal
+from typing import Literal, TypeVar
 
 import msgspec
 
@@ -14,6 +14,8 @@ from cluster.generation_client import GenerationClient
 from serve_app.detached import spawn
 from serve_app.errors import timed_out
 from serve_app.text import Segment, TextRules, TextStream, join
+
+T = TypeVar("T")
 
 
 class Choice(msgspec.Struct, frozen=True, kw_only=True):
@@ -103,7 +105,7 @@ async def run_choice(
 
     Raises GenerationError where it fails, RequestError where the model has no log-probabilities to give.
     """
-    async with aclosing(_as_generator(client.generate(choice.request, model))) as deltas:
+    async with aclosing(closing_generator(client.generate(choice.request, model))) as deltas:
         async for delta in deltas:
             if delta.finish_reason is FinishReason.ERROR:
                 raise GenerationError(delta.error or "the sequence failed")
@@ -139,13 +141,11 @@ def _check_logprobs(params: GenerationParams, delta: Delta) -> None:
         raise RequestError("prompt_logprobs: this model's engine gives none for prompts", field="prompt_logprobs")
 
 
-async def merge(
-    streams: Sequence[AsyncGenerator[ChoiceDelta, None]], timeout_seconds: float
-) -> AsyncGenerator[ChoiceDelta, None]:
+async def merge(streams: Sequence[AsyncGenerator[T, None]], timeout_seconds: float) -> AsyncGenerator[T, None]:
     """Interleave streams as their items come. The first failure, a timeout or closing this one ends them all."""
-    queue: asyncio.Queue[ChoiceDelta | Exception | None] = asyncio.Queue()
+    queue: asyncio.Queue[T | Exception | None] = asyncio.Queue()
 
-    async def pump(stream: AsyncGenerator[ChoiceDelta, None]) -> None:
+    async def pump(stream: AsyncGenerator[T, None]) -> None:
         try:
             async with asyncio.timeout(timeout_seconds), aclosing(stream):
                 async for item in stream:
@@ -173,13 +173,13 @@ async def merge(
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _as_generator(deltas: AsyncIterator[Delta]) -> AsyncGenerator[Delta, None]:
+async def closing_generator(items: AsyncIterator[T]) -> AsyncGenerator[T, None]:
     """Give any iterator an ``aclose`` that reaches it."""
     try:
-        async for delta in deltas:
-            yield delta
+        async for item in items:
+            yield item
     finally:
-        close = getattr(deltas, "aclose", None)
+        close = getattr(items, "aclose", None)
         if close is not None:
             await close()
 

@@ -42,6 +42,16 @@ def check_count(field: str, count: int, limit: int, what: str) -> None:
         raise RequestError(f"{field}: {count} {what}, but the limit is {limit}", field=field, limit=str(limit))
 
 
+def pad_token_id(defaults: Mapping[str, Any], overrides: Mapping[str, Any]) -> int:
+    """What fills rows that end early: the pad token, or else the first eos token, or else 0."""
+    for name in ("pad_token_id", "eos_token_id"):
+        value = overrides[name] if name in overrides else defaults.get(name)
+        ids = [] if value is None else [value] if isinstance(value, int) else list(value)
+        if ids and ids[0] >= 0:
+            return int(ids[0])
+    return 0
+
+
 def plan(
     prefix: str,
     prompts: Sequence[Prompt],

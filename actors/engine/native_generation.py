@@ -14,11 +14,14 @@ from typing import Any, Protocol
 
 import torch
 from greenlet import getcurrent, greenlet
-from transformers import GenerationConfig, PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.cache_utils import Cache
 from transformers.generation.streamers import BaseStreamer
 
+from actors.engine.declared_call import DeclaredCall, PlainOutput
+from actors.engine.declared_generation import DeclaredGeneration, failure, plain_output
 from actors.engine.errors import GenerationError
+from actors.engine.processor_registry import ProcessorRegistry
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,12 +40,20 @@ class NativeCall:
     seed: int | None = None
     is_streamed: bool = False
 
+    @property
+    def wants_attentions(self) -> bool:
+        """Whether the model has to keep its attentions."""
+        given = self.arguments.get("generation_config")
+        wishes = [self.arguments.get("output_attentions")]
+        wishes += [getattr(config, "output_attentions", None) for config in (given, self.defaults)]
+        return bool(next((wish for wish in wishes if wish is not None), False))
+
 
 class Events(Protocol):
     """Where a run reports to. Called on the engine's thread; must not block."""
 
-    def put(self, token_ids: torch.Tensor) -> None:
-        """Take what a streamer gets: the prompts, then one token a row."""
+    def put(self, token_ids: torch.Tensor | tuple[int, ...]) -> None:
+        """Take what a streamer gets: the prompts, then one token a row; of a declared call as numbers."""
 
     def finish(self, output: Any) -> None:
         """Take the result, its tensors on the CPU."""
@@ -66,10 +77,17 @@ class _Reporter(BaseStreamer):
         """The result says so itself."""
 
 
+class _PlainReporter(_Reporter):
+    """Reports the ids of one sequence as numbers."""
+
+    def put(self, value: torch.Tensor) -> None:
+        self._events.put(tuple(value.flatten().tolist()))
+
+
 class NativeRun:
     """One call under way. Made by :meth:`NativeModel.start`."""
 
-    def __init__(self, model: NativeModel, call: NativeCall, events: Events) -> None:
+    def __init__(self, model: NativeModel, call: NativeCall | DeclaredCall, events: Events) -> None:
         self._model = model
         self._call = call
         self._events = events
@@ -122,17 +140,26 @@ class NativeModel:
     Args:
         model: shared with the engine, which may have put its own attention on it.
         attention: transformers' implementation for these runs; ``eager`` where attentions are asked for.
+        tokenizer: the model's, for declared calls.
+        registry: processors that calls may name.
     """
 
-    def __init__(self, model: PreTrainedModel, attention: str) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        attention: str,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        registry: ProcessorRegistry | None = None,
+    ) -> None:
         self._model = model
         self._attention = attention
         self._run: NativeRun | None = None
+        self._declared = DeclaredGeneration(model, tokenizer, registry or ProcessorRegistry())
         configs = {id(module.config): module.config for module in model.modules() if hasattr(module, "config")}
         self._configs: list[Any] = list(configs.values())
         model.register_forward_pre_hook(self._before_forward)
 
-    def start(self, call: NativeCall, events: Events) -> NativeRun:
+    def start(self, call: NativeCall | DeclaredCall, events: Events) -> NativeRun:
         """Begin a call; nothing is computed before the first :meth:`NativeRun.advance`."""
         return NativeRun(self, call, events)
 
@@ -144,8 +171,10 @@ class NativeModel:
         finally:
             self._run = None
 
-    def generate(self, call: NativeCall, events: Events) -> Any:
+    def generate(self, call: NativeCall | DeclaredCall, events: Events) -> Any:
         """The call itself, on the run's own stack. Raises whatever transformers raises."""
+        if isinstance(call, DeclaredCall):
+            return self._generate_declared(call, events)
         model: Any = self._model
         if call.defaults is not None:
             model.generation_config = call.defaults
@@ -155,9 +184,19 @@ class NativeModel:
         streamer = _Reporter(events) if call.is_streamed else None
         return to_cpu(model.generate(**arguments, streamer=streamer))
 
-    def turn(self, call: NativeCall) -> _Attention:
+    def _generate_declared(self, call: DeclaredCall, events: Events) -> PlainOutput:
+        """Raises SlipstreamErrors only, which any caller can read."""
+        try:
+            arguments = _to_device(self._declared.arguments(call), self._model.device)
+            streamer = _PlainReporter(events) if call.is_streamed else None
+            generate: Any = self._model.generate
+            return plain_output(generate(**arguments, streamer=streamer))
+        except Exception as error:
+            raise failure(error, call) from error
+
+    def turn(self, call: NativeCall | DeclaredCall) -> _Attention:
         """A context in which the model has transformers' attention."""
-        return _Attention(self._configs, "eager" if _wants_attentions(call) else self._attention)
+        return _Attention(self._configs, "eager" if call.wants_attentions else self._attention)
 
     def _before_forward(self, module: torch.nn.Module, args: Any) -> None:
         if self._run is not None and self._run.is_running_here():
@@ -215,13 +254,6 @@ def _moved_cache(cache: Any, device: torch.device) -> Any:
             if isinstance(value, torch.Tensor):
                 setattr(layer, name, value.to(device))
     return cache
-
-
-def _wants_attentions(call: NativeCall) -> bool:
-    given = call.arguments.get("generation_config")
-    wishes = [call.arguments.get("output_attentions")]
-    wishes += [getattr(config, "output_attentions", None) for config in (given, call.defaults)]
-    return bool(next((wish for wish in wishes if wish is not None), False))
 
 
 def _with_traceback(error: BaseException) -> Exception:

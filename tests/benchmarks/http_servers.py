@@ -22,6 +22,8 @@ from actors.config import SimulationConfig
 from actors.engine.config import EngineConfig, ModelConfig
 from actors.engine.params import GenerationParams
 from actors.engine.request import Delta, Request
+from actors.native_client import Result
+from actors.native_job import Tokens
 from actors.simulated_engine import SimulatedEngine
 from actors.status import ClusterStats, WorkerInfo, WorkerStatus
 from cluster.config import LimitsConfig
@@ -45,6 +47,11 @@ class DirectClient:
             for delta in engine.step():
                 await asyncio.sleep(0)  # others have their turn, as they have while a message is awaited
                 yield delta
+
+    async def run_native(self, call: Any, model: str) -> AsyncIterator[Tokens | Result]:
+        """See :class:`cluster.generation_client.ModelClient`."""
+        raise NotImplementedError("nothing is measured of whole calls")
+        yield
 
     async def stats(self) -> ClusterStats:
         """See :class:`cluster.generation_client.GenerationClient`."""

@@ -12,6 +12,7 @@ from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
 from actors.config import WorkerConfig
 from actors.engine.config import ModelConfig
+from actors.engine.declared_call import DeclaredCall
 from actors.engine.errors import RequestError
 from actors.engine.native_generation import NativeCall, NativeModel
 from actors.engine.request import Delta, FinishReason, Request
@@ -68,7 +69,7 @@ class ToyClient(ModelClient):
     hang: bool = False
     requests: list[Request] = field(default_factory=list)
     models: list[str] = field(default_factory=list)
-    calls: list[NativeCall] = field(default_factory=list)
+    calls: list[NativeCall | DeclaredCall] = field(default_factory=list)
     taken_back: list[str] = field(default_factory=list)
     num_running: int = 0
     max_num_running: int = 0
@@ -125,7 +126,7 @@ class ToyClient(ModelClient):
             logits[list(params.eos_token_id)] = -torch.inf
         return int(logits.argmax())
 
-    async def run_native(self, call: NativeCall, model: str) -> AsyncIterator[Tokens | Result]:
+    async def run_native(self, call: NativeCall | DeclaredCall, model: str) -> AsyncIterator[Tokens | Result]:
         """In this process, on the same weights, with the actor's own code."""
         self.calls.append(call)
         async for item in run_here(NativeModel(self.model, "sdpa"), call):

@@ -4,13 +4,14 @@ import asyncio
 from collections import defaultdict, deque
 from collections.abc import AsyncIterator
 
+from actors.engine.declared_call import DeclaredCall
 from actors.engine.encoder_decoder import EncoderDecoderEngine
 from actors.engine.engine import Engine
 from actors.engine.native_generation import NativeCall
 from actors.engine.request import Delta, Request
 from actors.native_client import Result
 from actors.native_job import Tokens
-from actors.status import ClusterStats
+from actors.status import ClusterStats, WorkerInfo, WorkerStatus
 from cluster.generation_client import ModelClient
 from tests.cluster.native_here import run_here
 
@@ -18,8 +19,9 @@ from tests.cluster.native_here import run_here
 class EngineClient(ModelClient):
     """Steps the engine from whichever request waits. Belongs to one event loop."""
 
-    def __init__(self, engine: Engine | EncoderDecoderEngine) -> None:
+    def __init__(self, engine: Engine | EncoderDecoderEngine, pool: str = "matrix") -> None:
         self._engine = engine
+        self._pool = pool
         self._arrived: defaultdict[str, deque[Delta]] = defaultdict(deque)
         self.num_native = 0
 
@@ -36,7 +38,7 @@ class EngineClient(ModelClient):
             is_finished = delta.finish_reason is not None
             yield delta
 
-    async def run_native(self, call: NativeCall, model: str) -> AsyncIterator[Tokens | Result]:
+    async def run_native(self, call: NativeCall | DeclaredCall, model: str) -> AsyncIterator[Tokens | Result]:
         """See :class:`cluster.generation_client.ModelClient`."""
         self.num_native += 1
         async for item in run_here(self._engine.native, call):
@@ -44,7 +46,16 @@ class EngineClient(ModelClient):
 
     async def stats(self) -> ClusterStats:
         """See :class:`cluster.generation_client.GenerationClient`."""
-        return ClusterStats()
+        info = WorkerInfo(
+            worker_id="target",
+            role="target",
+            pool=self._pool,
+            model="tiny",
+            vocab_size=self._engine.vocab_size,
+            max_model_len=self._engine.max_model_len,
+            is_encoder_decoder=isinstance(self._engine, EncoderDecoderEngine),
+        )
+        return ClusterStats(workers=(WorkerStatus(info=info),))
 
     async def close(self) -> None:
         """Nothing to leave."""

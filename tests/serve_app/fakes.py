@@ -5,12 +5,16 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 from litestar import Litestar
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from actors.config import Role
-from actors.engine.errors import OverloadedError
+from actors.engine.declared_call import DeclaredCall, PlainOutput
+from actors.engine.errors import GenerationError, OverloadedError
 from actors.engine.request import Delta, EngineStats, FinishReason, Request, TokenLogprobs
+from actors.native_client import Result
+from actors.native_job import Output, Tokens
 from actors.status import ClusterStats, WorkerInfo, WorkerStatus
 from cluster.config import LimitsConfig
 from serve_app.chat_template import ChatTemplate
@@ -59,6 +63,7 @@ class FakeClient:
         pause: seconds before each step.
         is_overloaded, is_router_gone, error: refuse each request; know nothing; fail after the first step.
         num_others: requests in flight that came through other doors.
+        calls: those of transformers' own code.
         running, taken_back: ids of requests that run now, and of those whose caller went away.
     """
 
@@ -71,6 +76,7 @@ class FakeClient:
     error: str = ""
     num_others: int = 0
     requests: list[Request] = field(default_factory=list)
+    calls: list[DeclaredCall] = field(default_factory=list)
     running: set[str] = field(default_factory=set)
     taken_back: list[str] = field(default_factory=list)
     is_closed: bool = False
@@ -90,6 +96,24 @@ class FakeClient:
             self.running.discard(request.request_id)
             if not is_finished:
                 self.taken_back.append(request.request_id)
+
+    async def run_native(self, call: Any, model: str) -> AsyncIterator[Tokens | Result]:
+        """See :class:`cluster.generation_client.ModelClient`. Recites in every row, with the tensors asked for."""
+        if self.error:
+            raise GenerationError(self.error)
+        self.calls.append(call)
+        is_finished = False
+        try:
+            ids = TOKENIZER.encode(self.text)[: call.fields["max_new_tokens"]]
+            for token_ids in [call.prompts[0], *((token_id,) for token_id in ids)] if call.is_streamed else ():
+                yield Tokens(token_ids)
+                await asyncio.sleep(self.pause)
+            await asyncio.sleep(self.pause)
+            yield _recited(call, ids)
+            is_finished = True
+        finally:
+            if not is_finished:
+                self.taken_back.append("call")
 
     async def stats(self) -> ClusterStats:
         """See :class:`cluster.generation_client.GenerationClient`."""
@@ -138,6 +162,22 @@ class FakeClient:
                 else None,
                 finish_reason=reason if is_last else None,
             )
+
+
+def _recited(call: DeclaredCall, ids: Sequence[int]) -> Result:
+    """The output of a call whose every row is ``ids``."""
+    count = len(call.prompts) * call.fields.get("num_return_sequences", 1)
+    width = max(map(len, call.prompts))
+    rows = [[0] * (width - len(prompt)) + [*prompt, *ids] for prompt in call.prompts]
+    small: dict[str, Any] = {"sequences": np.repeat(np.array(rows, np.int64), count // len(rows), axis=0)}
+    if call.fields.get("num_beams", 1) > 1 and call.fields.get("output_scores"):
+        small["sequences_scores"] = np.linspace(-0.5, -1.0, count, dtype=np.float32)
+    large = {
+        name: tuple(np.full((count, VOCAB_SIZE), step, np.float32) for step in range(len(ids)))
+        for name in ("scores", "logits")
+        if call.fields.get(f"output_{name}")
+    }
+    return Result(Output(kind=PlainOutput, small=small, large=tuple(large)), large.__getitem__)
 
 
 def make_gateway(
