@@ -218,8 +218,9 @@ class ClusterModel:
         Args:
             inputs: token ids (rows, width), long; also as ``input_ids=``. None starts from the bos token.
             generation_config: base of this call; keyword arguments lie over it, the model's defaults under it.
-            logits_processor: a ``LogitsProcessorList``; sent to the actor, like all callables below.
-            stopping_criteria: a ``StoppingCriteriaList``.
+            logits_processor: a ``LogitsProcessorList``; sent to the actor, like all callables below. Or names from
+                ``processors`` of the cluster's configuration, or mappings of ``name`` and ``args``: those are drafted.
+            stopping_criteria: a ``StoppingCriteriaList``, or names as above.
             prefix_allowed_tokens_fn: from (batch_id, ids) to the ids that may come next.
             synced_gpus: has no meaning here, where no ranks run in step.
             assistant_model: None, this cluster or the name of its draft model: the cluster's drafts run ahead anyway.

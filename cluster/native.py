@@ -16,6 +16,7 @@ from cluster.background import BackgroundLoop
 from cluster.config import ClusterConfig
 from cluster.deferred import deferred_output
 from cluster.generation_client import ModelClient
+from cluster.named import NAMED_AS, named_processors
 from cluster.streaming import Streamer
 
 logger = logging.getLogger(__name__)
@@ -36,13 +37,15 @@ def native_call(
         RequestError: the seed is not one.
     """
     given = {name: value for name, value in arguments.items() if value is not None}
+    named = {wire: found for name, wire in NAMED_AS.items() if (found := named_processors(name, given.get(name)))}
+    given = {name: value for name, value in given.items() if NAMED_AS.get(name) not in named}
     if given.pop("synced_gpus", None):
         logger.info("synced_gpus is for ranks that run one model in step; a cluster's actors do not, so it is ignored")
     if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63):
         raise RequestError(f"seed: an integer from 0 to 2^63 - 1 is needed, but it is {seed!r}", field="seed")
     if seed is None and _samples(given, defaults):
         seed = int(torch.randint(0, 2**63 - 1, (1,)))
-    return NativeCall(arguments=given, defaults=defaults, seed=seed, is_streamed=is_streamed)
+    return NativeCall(arguments=given, defaults=defaults, seed=seed, is_streamed=is_streamed, **named)
 
 
 def local_assistant(assistant: Any, cluster: object, config: ClusterConfig) -> PreTrainedModel | None:

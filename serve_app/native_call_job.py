@@ -56,10 +56,8 @@ class NativeCallJob:
         """The fields of the output."""
         count = len(self._prompts) * self._plan.num_sequences
         async with aclosing(self._gateway.run_call(self._plan.call, num_sequences=count)) as items:
-            async for item in items:
-                if not isinstance(item, Tokens):
-                    return item
-        raise AssertionError("a call ended without a result")
+            found = [item async for item in items if not isinstance(item, Tokens)]
+        return found[-1]
 
     def _render(self, fields: Mapping[str, Any]) -> GenerateResponse:
         rows: list[list[int]] = fields["sequences"].tolist()

@@ -21,6 +21,7 @@ from transformers.generation.streamers import BaseStreamer
 from actors.engine.declared_call import DeclaredCall, PlainOutput
 from actors.engine.declared_generation import DeclaredGeneration, failure, plain_output
 from actors.engine.errors import GenerationError
+from actors.engine.params import NamedProcessor
 from actors.engine.processor_registry import ProcessorRegistry
 
 
@@ -33,12 +34,15 @@ class NativeCall:
         defaults: the model's generation defaults as the caller has them; None keeps the loaded ones.
         seed: of torch's generators for the length of the call; None leaves them as they are.
         is_streamed: whether new tokens are reported as they come.
+        logits_processors, stopping_criteria: those that the target's registry makes by their names.
     """
 
     arguments: Mapping[str, Any] = field(default_factory=dict)
     defaults: GenerationConfig | None = None
     seed: int | None = None
     is_streamed: bool = False
+    logits_processors: tuple[NamedProcessor, ...] = ()
+    stopping_criteria: tuple[NamedProcessor, ...] = ()
 
     @property
     def wants_attentions(self) -> bool:
@@ -154,7 +158,8 @@ class NativeModel:
         self._model = model
         self._attention = attention
         self._run: NativeRun | None = None
-        self._declared = DeclaredGeneration(model, tokenizer, registry or ProcessorRegistry())
+        self._registry = registry or ProcessorRegistry()
+        self._declared = DeclaredGeneration(model, tokenizer, self._registry)
         configs = {id(module.config): module.config for module in model.modules() if hasattr(module, "config")}
         self._configs: list[Any] = list(configs.values())
         model.register_forward_pre_hook(self._before_forward)
@@ -181,6 +186,10 @@ class NativeModel:
         arguments = {name: _to_device(value, model.device) for name, value in call.arguments.items()}
         if isinstance(assistant := arguments.get("assistant_model"), PreTrainedModel):
             assistant.eval()
+        if call.logits_processors:
+            arguments["logits_processor"] = self._registry.logits_processors(call.logits_processors)
+        if call.stopping_criteria:
+            arguments["stopping_criteria"] = self._registry.stopping_criteria(call.stopping_criteria)
         streamer = _Reporter(events) if call.is_streamed else None
         return to_cpu(model.generate(**arguments, streamer=streamer))
 

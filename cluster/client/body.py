@@ -6,7 +6,8 @@ from typing import Any
 import msgspec
 
 from actors.engine.errors import RequestError
-from actors.engine.params import GenerationParams, NamedProcessor
+from actors.engine.params import GenerationParams
+from cluster.named import NAMED_AS, named_processors
 
 # Fields that cannot be null: None leaves them to the server.
 _NEVER_NULL = frozenset(
@@ -51,12 +52,15 @@ def request_body(
         body |= _prompts(inputs, mask)
     if negative_prompt_ids is not None:
         body["negative_prompt_ids"] = _without_padding(negative_prompt_ids, negative_prompt_attention_mask)
-    for name, wire, value in (
-        ("logits_processor", "logits_processors", logits_processor),
-        ("stopping_criteria", "stopping_criteria", stopping_criteria),
-    ):
-        if value is not None:
-            body[wire] = [_named(name, item) for item in value]
+    for name, value in (("logits_processor", logits_processor), ("stopping_criteria", stopping_criteria)):
+        named = named_processors(name, value)
+        if value and not named:
+            raise RequestError(
+                f"{name}: code cannot be sent to a server, but it is {value!r:.80}; name what its operator registered",
+                field=name,
+            )
+        if named:
+            body[NAMED_AS[name]] = [{"name": item.name, "args": plain(name, item.args)} for item in named]
     return body
 
 
@@ -101,16 +105,3 @@ def _without_padding(ids: Any, mask: Any) -> Any:
     if [*map(len, kept)] != [*map(len, rows)]:
         raise RequestError("attention_mask: the shape of the ids is needed", field="attention_mask")
     return [[token for token, keep in zip(*pair, strict=True) if keep] for pair in zip(rows, kept, strict=True)]
-
-
-def _named(name: str, item: Any) -> Any:
-    if isinstance(item, str):
-        return {"name": item}
-    if isinstance(item, NamedProcessor):
-        return msgspec.to_builtins(item)
-    if isinstance(item, Mapping):
-        return plain(name, item)
-    raise RequestError(
-        f"{name}: code cannot be sent to a server, but it is {item!r:.80}; name what its operator has registered",
-        field=name,
-    )
