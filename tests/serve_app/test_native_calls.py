@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import subprocess
+import sys
 from typing import Any
 
 import httpx
@@ -15,6 +17,13 @@ from tests.serve_app.fakes import TEXT, TOKENIZER, FakeClient, make_app
 pytestmark = pytest.mark.anyio
 Http = AsyncTestClient[Litestar]
 BEAMS = {"prompt": "Once", "num_beams": 2, "max_new_tokens": 6}
+
+
+def test_the_door_gets_by_without_torch() -> None:
+    """The ingress is small and quick to start; tensors pass through it as numpy's."""
+    program = "import sys, serve_app.web, serve_app.connect; print({'torch', 'transformers'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
 
 
 async def test_a_call_is_plain_data_with_lengths_and_ends_resolved(http: Http, fake: FakeClient) -> None:
