@@ -34,7 +34,8 @@ class LoadedModel:
     @property
     def vocab_size(self) -> int:
         """Width of the logits."""
-        return int(self.model.get_output_embeddings().weight.shape[0])
+        head = self.model.get_output_embeddings()
+        return int(getattr(head, "out_features", None) or head.weight.shape[0])
 
     @property
     def config(self) -> Any:

@@ -9,9 +9,10 @@ import torch
 from actors.engine.batch import Span
 from actors.engine.cached_runner import CachedRunner
 from actors.engine.config import EngineConfig
-from actors.engine.dense_prefill import use_dense_prefill
 from actors.engine.kv_cache import KVCache
 from actors.engine.loaded import LoadedModel
+from actors.engine.packed_head import use_packed_head
+from actors.engine.packed_linear import use_packed_linears
 from actors.engine.paged_runner import PagedRunner
 from actors.engine.probe import UnsupportedModelError, check_paged, probe_layers
 
@@ -45,5 +46,6 @@ def build_runner(loaded: LoadedModel, config: EngineConfig, num_blocks: int) -> 
             error,
         )
         return CachedRunner(loaded)
-    use_dense_prefill(loaded.model)
+    use_packed_linears(loaded.model)
+    use_packed_head(loaded.model)
     return PagedRunner(loaded, KVCache(layers, num_blocks, config.block_size), config.max_num_batched_tokens)
