@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
-from actors.config import ImportPath, ProcessorName, Role, RouterConfig, WorkerConfig
+from actors.config import ImportPath, ProcessorName, RouterConfig, WorkerConfig
 from actors.engine.config import EngineConfig, ModelConfig
 from actors.engine.errors import ConfigError
 from actors.engine.params import MAX_STOP_STRINGS, MAX_TOP_LOGPROBS
@@ -98,16 +98,9 @@ class ClusterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     processors: dict[ProcessorName, ImportPath] = {}
     api_keys_file: str | None = None
 
-    def worker(self, role: Role) -> WorkerConfig:
-        """What the workers of a pool are started with: their own configuration, and the cluster's processors.
-
-        Raises ConfigError where there is no such pool.
-        """
-        pool = self.target if role == "target" else self.draft
-        if pool is None:
-            raise ConfigError("draft: this cluster has none")
-        processors = {**pool.worker.processors, **self.processors}
-        return msgspec.structs.replace(pool.worker, processors=processors)
+    def worker_config(self, pool: PoolConfig) -> WorkerConfig:
+        """What the workers of a pool are started with: their own configuration, and the cluster's processors."""
+        return msgspec.structs.replace(pool.worker, processors={**pool.worker.processors, **self.processors})
 
     @property
     def custom_resources(self) -> dict[str, float]:

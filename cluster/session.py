@@ -187,7 +187,12 @@ def _begin_workers(config: ClusterConfig, engine_factory: EngineFactory, workers
             name = f"slipstream-{role}-{config.name}-{index}"
             workers.append(
                 start_worker(
-                    role, config.name, config.worker(role), config.router, worker_id=name, engine_factory=engine_factory
+                    role,
+                    config.name,
+                    config.worker_config(pool),
+                    config.router,
+                    worker_id=name,
+                    engine_factory=engine_factory,
                 )
             )
 

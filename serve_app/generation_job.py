@@ -42,13 +42,7 @@ class GenerationJob:
         """Run to the end and return the whole answer."""
         runs = await collect(self._gateway.run(list(self._choices.values())))
         sequences = [self._render(run) for run in runs]
-        return GenerateResponse(
-            id=self._id,
-            model=self._gateway.name,
-            seed=self._seed,
-            sequences=sequences,
-            usage=count_usage(self._prompts, sum(len(sequence.token_ids) for sequence in sequences)),
-        )
+        return whole_answer(self._gateway.name, self._prompts, sequences, job_id=self._id, seed=self._seed)
 
     async def answer_with_tensors(self) -> tuple[GenerateResponse, dict[str, Array]]:
         """The same, and its ``sequences`` as one tensor."""
@@ -77,6 +71,15 @@ class GenerationJob:
             logprobs=delta.logprobs if params.logprobs is not None else UNSET,
             prompt_logprobs=UNSET if delta.prompt_logprobs is None else delta.prompt_logprobs,
         )
+
+
+def whole_answer(
+    model: str, prompts: Sequence[Prompt], sequences: list[GeneratedSequence], *, job_id: str, seed: int
+) -> GenerateResponse:
+    """All sequences of a request, and its token counts."""
+    num_new_tokens = sum(len(sequence.token_ids) for sequence in sequences)
+    usage = count_usage(prompts, num_new_tokens)
+    return GenerateResponse(id=job_id, model=model, seed=seed, sequences=sequences, usage=usage)
 
 
 def pad(prompts: Sequence[Sequence[int]], rows: Sequence[Sequence[int]], pad_token_id: int) -> Array:

@@ -10,11 +10,11 @@ from msgspec import UNSET
 from actors.native_job import Tokens
 from cluster.tensor_names import Array, flatten
 from serve_app.gateway import Gateway
+from serve_app.generation_job import whole_answer
 from serve_app.generations import GeneratedSequence, GenerateResponse
 from serve_app.native_plan import NativePlan
 from serve_app.prompts import Prompt
 from serve_app.text import TextRules, TextStream
-from serve_app.usage import count_usage
 
 
 class NativeCallJob:
@@ -72,13 +72,7 @@ class NativeCallJob:
             )
             score = UNSET if scores is None else float(scores[index])
             sequences.append(msgspec.structs.replace(sequence, score=score))
-        return GenerateResponse(
-            id=self._id,
-            model=self._gateway.name,
-            seed=self._seed,
-            sequences=sequences,
-            usage=count_usage(self._prompts, sum(len(sequence.token_ids) for sequence in sequences)),
-        )
+        return whole_answer(self._gateway.name, self._prompts, sequences, job_id=self._id, seed=self._seed)
 
     @property
     def _is_healed(self) -> bool:

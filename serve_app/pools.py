@@ -102,7 +102,7 @@ def pool_deployment(role: Role, config: ClusterConfig, pool: PoolConfig) -> serv
     return deployment.bind(
         role,
         config.name,
-        msgspec.msgpack.encode(config.worker(role)),
+        msgspec.msgpack.encode(config.worker_config(pool)),
         msgspec.msgpack.encode(config.router),
         msgspec.msgpack.encode(config),
         pool.scaling.drain_timeout,

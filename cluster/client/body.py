@@ -78,7 +78,10 @@ def plain(name: str, value: Any) -> Any:
         return [plain(name, item) for item in value]
     if callable(value):
         raise RequestError(f"{name}: code cannot be sent to a server, but it is {value!r:.80}", field=name)
-    return msgspec.to_builtins(value)
+    try:
+        return msgspec.to_builtins(value)
+    except TypeError:
+        raise RequestError(f"{name}: cannot be sent to a server: {value!r:.80}", field=name) from None
 
 
 def _config_fields(config: Any) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any, Self
 import httpx
 import msgspec
 
-from actors.engine.errors import GenerationError, SlipstreamError
+from actors.engine.errors import GenerationError, RequestError, SlipstreamError
 from cluster.client.body import request_body
 from cluster.client.failures import TRY_AGAIN, failure, retry_after, stream_failure
 from cluster.client.results import Generated, Piece, read_generated
@@ -98,6 +98,8 @@ class Client:
             RequestError: an argument that is refused; names the field.
             GenerationError: the request failed, or the server cannot be reached.
         """
+        if kwargs.get("stream"):
+            raise RequestError("stream: iterate over Client.stream in place of generate", field="stream")
         body = self._body(
             inputs,
             generation_config=generation_config,

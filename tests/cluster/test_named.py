@@ -88,7 +88,8 @@ def test_a_configuration_gives_them_to_every_worker() -> None:
         {"target": {"worker": {"model": {"model": "demo"}}}, "draft": {"worker": {"model": {"model": "demo-draft"}}},
          "processors": PATHS}
     )  # fmt: skip
-    assert config.worker("target").processors == config.worker("draft").processors == PATHS
+    assert config.draft is not None
+    assert config.worker_config(config.target).processors == config.worker_config(config.draft).processors == PATHS
 
 
 @pytest.mark.parametrize("path", ["tests.operator_processors", "os:path.join()", "a b:c", ":c", "../x:y"])

@@ -151,6 +151,8 @@ async def test_processors_are_named(fake: FakeClient, make: Callable[[], Any]) -
         ({"assistant_model": object()}, "assistant_model"),
         ({"streamer": object()}, "streamer"),
         ({"grammar": print}, "grammar"),
+        ({"grammar": object()}, "grammar"),
+        ({"stream": True}, "stream"),
         ({"attention_mask": [[1]]}, "attention_mask"),
     ],
 )

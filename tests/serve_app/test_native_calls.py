@@ -69,6 +69,7 @@ async def test_what_is_accepted_first_is_sent(http: Http) -> None:
         ("application/msgpack, application/json;q=0.5", "application/msgpack"),
         ("text/html, application/x-safetensors", "application/x-safetensors"),
         ("text/html", "application/json"),
+        ("garbage;;q=x, /", "application/json"),
     ]:
         response = await http.post("/generate", json=BEAMS, headers={"accept": accept})
         assert response.headers["content-type"].split(";")[0] == expected
