@@ -48,7 +48,8 @@ class Entry:
     @property
     def num_tokens(self) -> int:
         """Tokens that the request may come to, its prompt included: what it weighs in a choice between targets."""
-        return len(self.journal.request.prompt_token_ids) + self.journal.request.params.max_new_tokens
+        request = self.journal.request
+        return len(request.prompt_token_ids) + request.params.num_beams * request.params.max_new_tokens
 
     def resume(self, now: float) -> Request:
         """Return the request that continues behind what was emitted."""
@@ -158,7 +159,8 @@ class Placement:
 
     def choose_draft(self, entry: Entry, draft_ids: Iterable[str]) -> str:
         """Return the draft to run ahead of a placed request; empty where there is none, or it wants none."""
-        if entry.journal.request.params.num_assistant_tokens == 0:
+        params = entry.journal.request.params
+        if params.num_assistant_tokens == 0 or params.has_beams:
             return ""
         return choose_draft((self._load(i) for i in draft_ids), self._num_pairs[entry.target_id]) or ""
 

@@ -159,7 +159,9 @@ class TargetActor(ModelActor):
             if isinstance(event, Finished):
                 output, fields = split_output(event.output)
                 yield output
-                yield from fields
+                # Ray may send into this generator, which a list's iterator could not take.
+                for field in fields:  # noqa: UP028
+                    yield field
             else:
                 yield event
 

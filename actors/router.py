@@ -231,6 +231,7 @@ class Router:
                 if delta.finish_reason is None and not self._may_hold(message.worker_id, delta.request_id):
                     self._link.send(message.worker_id, Abort(request_id=delta.request_id))
                 continue
+            entry.suspicion.emitted(delta.num_searched)
             try:
                 new = entry.journal.accept(delta)
             except Gap:

@@ -88,6 +88,8 @@ class SimulatedEngine:
         """See :class:`TokenEngine`. Raises OverloadedError where the queue is full."""
         if self._target(request.request_id) is not None:
             raise RequestError(f"request_id: {request.request_id} is already running", field="request_id")
+        if request.params.has_beams:
+            raise RequestError("num_beams: a simulated engine searches for nothing", field="num_beams", limit="1")
         limit = self._config.max_num_waiting
         if len(self._waiting) >= limit:
             raise OverloadedError(f"the queue is full: {limit} requests wait", limit=str(limit))

@@ -18,7 +18,8 @@ class Tally:
     def passed(self, delta: Delta, fresh: Delta) -> None:
         """Count a delta, of which ``fresh`` was new."""
         self._counters.count_check(delta.num_drafted, delta.num_accepted)
-        self._counters.num_generated_tokens += len(fresh.token_ids)
+        num_found = sum(len(beam.token_ids) for beam in fresh.beams or ())
+        self._counters.num_generated_tokens += len(fresh.token_ids) + num_found
 
     def ended(self, *, is_failed: bool) -> None:
         """Count a request that has ended."""

@@ -42,10 +42,11 @@ class GenerateCall:
     """A resolved call.
 
     Attributes:
-        prompts: a row for each sequence to generate.
+        prompts: a row for each sequence to generate, or for each beam search.
         params: of all rows, each with its own seed added.
         seed: of the call; None for greedy search.
         pad_token_id: fills rows that end early.
+        num_returned: sequences that each beam search is to return.
         return_dict: whether an output object is asked for.
     """
 
@@ -53,6 +54,7 @@ class GenerateCall:
     params: GenerationParams
     seed: int | None
     pad_token_id: int
+    num_returned: int
     return_dict: bool
 
     def requests(self) -> Iterator[Request]:
@@ -73,6 +75,7 @@ def prepare_call(
     vocab_size: int | None,
     seed: int | None,
     native: Mapping[str, Any],
+    is_streamed: bool,
     kwargs: Mapping[str, Any],
 ) -> GenerateCall:
     """Check and resolve the arguments of one call.
@@ -84,6 +87,7 @@ def prepare_call(
         vocab_size: bounds the ids; None does not check them.
         seed: of the call.
         native: arguments that ask for a mode which the engine does not batch, unless they are None.
+        is_streamed: whether a streamer waits for tokens.
         kwargs: everything else that ``generate`` was given.
 
     Raises:
@@ -111,14 +115,23 @@ def prepare_call(
         seed = int(torch.randint(0, 2**63 - 1, (1,)))
     if seed is not None:
         fields["seed"] = seed
-    params = resolve_params({}, fields, num_prompt_tokens=prompts.width)
+    params = resolve_params({}, fields, num_prompt_tokens=prompts.width, can_search=True)
+    if params.has_beams and is_streamed:
+        raise NativeModeError("transformers has its own word on a streamer for beams")
+    num_returned = config.num_return_sequences or 1
     return GenerateCall(
-        prompts=prompts.expand(config.num_return_sequences or 1),
+        prompts=prompts if params.has_beams else prompts.expand(num_returned),
         params=params,
         seed=seed if params.do_sample else None,
-        pad_token_id=pad_token_id if pad_token_id is not None else 0,
+        pad_token_id=_fill_of_beams(pad_token_id, eos_token_ids) if params.has_beams else pad_token_id or 0,
+        num_returned=num_returned if params.has_beams else 1,
         return_dict=config.return_dict_in_generate is True,
     )
+
+
+def _fill_of_beams(pad_token_id: int | None, eos_token_ids: tuple[int, ...]) -> int:
+    """What transformers fills ended beams with: a pad token 0 counts as none there, and without eos it is no token."""
+    return (pad_token_id or eos_token_ids[0]) if eos_token_ids else -1
 
 
 def _input_ids(inputs: Any, input_ids: Any) -> Any:

@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from actors.engine.errors import RequestError
-from actors.engine.params import GenerationParams
+from actors.engine.params import MAX_NUM_BEAMS, GenerationParams
 
 DEFAULT_TOP_K = 50
 
@@ -30,6 +30,9 @@ PARAM_FIELDS = frozenset(GenerationParams.__struct_fields__)
 SAMPLING_FIELDS = frozenset(
     {"temperature", "top_k", "top_p", "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff"}
 )
+
+# Only read by beam search and beam sampling; others ignore them.
+BEAM_FIELDS = frozenset({"num_beams", "length_penalty", "early_stopping"})
 
 # Values at which a field does nothing, so that no processor is built for it.
 NEUTRAL: dict[str, tuple[Any, ...]] = {
@@ -54,7 +57,7 @@ IGNORED_FIELDS = frozenset(
         "compile_config", "disable_compile", "prefill_chunk_size", "continuous_batching_config", "low_memory",
         "bos_token_id", "pad_token_id", "decoder_start_token_id",
         "num_return_sequences", "return_dict_in_generate",
-        "num_beams", "num_beam_groups", "early_stopping", "length_penalty", "diversity_penalty",
+        "num_beam_groups", "diversity_penalty",
         "is_assistant", "num_assistant_tokens_schedule", "assistant_confidence_threshold", "assistant_lookbehind",
         "target_lookbehind", "max_matching_ngram_size", "transformers_version", "_from_model_config", "_commit_hash",
     }
@@ -82,7 +85,11 @@ KNOWN_FIELDS = PARAM_FIELDS | IGNORED_FIELDS | NATIVE_FIELDS
 
 
 def resolve_params(
-    defaults: Mapping[str, Any], overrides: Mapping[str, Any], *, num_prompt_tokens: int | None = None
+    defaults: Mapping[str, Any],
+    overrides: Mapping[str, Any],
+    *,
+    num_prompt_tokens: int | None = None,
+    can_search: bool = False,
 ) -> GenerationParams:
     """Merge a request's fields over a model's defaults.
 
@@ -91,6 +98,7 @@ def resolve_params(
         overrides: the request's own fields, under ``GenerationConfig``'s names or this cluster's (``seed``,
             ``logit_bias``, ...).
         num_prompt_tokens: length of the prompt, padding included, which ``max_length`` and ``min_length`` count too.
+        can_search: whether the caller takes several beams of a request, all at its end, in place of its tokens.
 
     Raises:
         RequestError: an unknown name, a wrong type or a value out of bounds; names the field.
@@ -105,10 +113,14 @@ def resolve_params(
     if do_sample:
         merged.setdefault("top_k", DEFAULT_TOP_K)
     _refuse_native(merged, do_sample)
+    has_beams = merged.get("num_beams") not in (None, 1)
+    if has_beams:
+        _refuse_native_beams(merged, do_sample, can_search=can_search)
+    unread = (frozenset() if do_sample else SAMPLING_FIELDS) | (frozenset() if has_beams else BEAM_FIELDS)
     fields = {
         name: _convert(name, value)
         for name, value in merged.items()
-        if name in PARAM_FIELDS and value is not None and (do_sample or name not in SAMPLING_FIELDS)
+        if name in PARAM_FIELDS and value is not None and name not in unread
     }
     fields = {name: value for name, value in fields.items() if not _is_neutral(name, value)}
     params = _validated(fields)
@@ -141,10 +153,6 @@ def _unknown(name: str) -> RequestError:
 
 
 def _refuse_native(merged: Mapping[str, Any], do_sample: bool) -> None:
-    num_beams = merged.get("num_beams")
-    if num_beams is not None and num_beams != 1:
-        mode = "beam sampling" if do_sample else "beam search"
-        raise NativeModeError(f"{mode} (num_beams={num_beams}) is not batched by the engine")
     alpha = merged.get("penalty_alpha")
     if alpha and not do_sample and (merged.get("top_k", DEFAULT_TOP_K) or 0) > 1:
         raise NativeModeError(f"contrastive search (penalty_alpha={alpha}) is not batched by the engine")
@@ -159,6 +167,19 @@ def _refuse_native(merged: Mapping[str, Any], do_sample: bool) -> None:
         for name in NATIVE_OUTPUTS:
             if merged.get(name):
                 raise NativeModeError(f"{name} is not an output of the engine")
+
+
+def _refuse_native_beams(merged: Mapping[str, Any], do_sample: bool, *, can_search: bool) -> None:
+    """Beams that the engine does not search for, or the caller could not take."""
+    num_beams, mode = merged["num_beams"], "beam sampling" if do_sample else "beam search"
+    if not can_search:
+        raise NativeModeError(f"{mode} (num_beams={num_beams}) is not served here")
+    if not isinstance(num_beams, int) or not 1 < num_beams <= MAX_NUM_BEAMS:
+        raise NativeModeError(f"{mode} with num_beams={num_beams!r} is not batched by the engine")
+    # A penalty on the prompt's tokens falls on some of the beams alone in transformers: its own code may answer for it.
+    for name, neutral in (("num_beam_groups", 1), ("low_memory", False), ("encoder_repetition_penalty", 1.0)):
+        if merged.get(name) not in (None, neutral):
+            raise NativeModeError(f"{mode} with {name} is not batched by the engine")
 
 
 def _with_lengths(

@@ -22,6 +22,7 @@ from cluster.generation_client import Emit, ModelClient, RunningCluster, run_req
 from cluster.native import device_of, local_assistant, native_call, run_call
 from cluster.outputs import ClusterGenerateOutput, EmittedRows, pad_rows
 from cluster.pretrained import load_generation_config, load_model_config
+from cluster.searches import Generated, run_searches
 from cluster.streaming import Streamer, StreamFeed
 from cluster.tokenization import load_tokenizer
 
@@ -207,12 +208,12 @@ class ClusterModel:
         *,
         seed: int | None = None,
         **kwargs: Any,
-    ) -> torch.Tensor | ClusterGenerateOutput:
+    ) -> Generated:
         """Generate behind a batch of prompts, as ``transformers.GenerationMixin.generate`` does.
 
-        Greedy search and sampling run in the engine: batched with everyone else's, drafted, and carried on elsewhere
-        when an actor dies. Every other mode (beams, guidance, encoder-decoders, tensors as output, callables, ...) is
-        run by transformers' own code in a target actor, in turns with the engine. There sampling draws from torch's
+        Greedy search, sampling and beams run in the engine: batched with everyone else's, and carried on or begun again
+        elsewhere when an actor dies. Every other mode (guidance, encoder-decoders, tensors as output, callables, ...)
+        is run by transformers' own code in a target actor, in turns with the engine. There sampling draws from torch's
         generator under ``seed``, as ``torch.manual_seed(seed)`` before ``model.generate`` would have it.
 
         Args:
@@ -262,6 +263,7 @@ class ClusterModel:
                 vocab_size=getattr(self.config.get_text_config(), "vocab_size", None),
                 seed=seed,
                 native=mode | {"encoder": self.config.is_encoder_decoder or None},
+                is_streamed=streamer is not None,
                 kwargs=kwargs,
             )
         except NativeModeError as reason:
@@ -281,6 +283,8 @@ class ClusterModel:
                 device=device_of(given),
             )
             return output
+        if call.params.has_beams:
+            return run_searches(self._loop, client, call, self.cluster_config)
         return self._run_batched(client, call, streamer)
 
     def stats(self) -> ClusterStats:
@@ -307,9 +311,7 @@ class ClusterModel:
     ) -> None:
         self.close()
 
-    def _run_batched(
-        self, client: ModelClient, call: GenerateCall, streamer: Streamer | None
-    ) -> torch.Tensor | ClusterGenerateOutput:
+    def _run_batched(self, client: ModelClient, call: GenerateCall, streamer: Streamer | None) -> Generated:
         """Run the rows of a call side by side in the engine."""
         feed = None if streamer is None else StreamFeed(streamer, call.pad_token_id)
         if feed is not None:

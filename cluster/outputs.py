@@ -26,10 +26,7 @@ class EmittedRows:
 
     def add(self, index: int, delta: Delta) -> None:
         """Take in a delta of row ``index``. Raises GenerationError where the sequence failed or a token is missing."""
-        if delta.finish_reason is FinishReason.ERROR:
-            raise GenerationError(f"row {index}: {delta.error or 'generation failed'}")
-        if delta.finish_reason is FinishReason.ABORT:
-            raise GenerationError(f"row {index}: the request was taken back")
+        check_delta(index, delta)
         row = self.rows[index]
         if delta.start > len(row):
             raise GenerationError(f"row {index}: tokens {len(row)} to {delta.start - 1} are missing")
@@ -37,8 +34,16 @@ class EmittedRows:
         self.is_finished[index] = self.is_finished[index] or delta.finish_reason is not None
 
 
+def check_delta(index: int, delta: Delta) -> None:
+    """Raises GenerationError where a row has failed."""
+    if delta.finish_reason is FinishReason.ERROR:
+        raise GenerationError(f"row {index}: {delta.error or 'generation failed'}")
+    if delta.finish_reason is FinishReason.ABORT:
+        raise GenerationError(f"row {index}: the request was taken back")
+
+
 def pad_rows(input_ids: torch.Tensor, rows: Sequence[Sequence[int]], pad_token_id: int) -> torch.Tensor:
-    """Prompts (rows, width) and emitted tokens behind them, padded to the longest: (rows, width + longest) long."""
+    """Prompts (rows, width) and emitted tokens behind them, padded to the longest: (rows, width + longest)."""
     longest = max(map(len, rows))
     new = input_ids.new_full((len(rows), longest), pad_token_id)
     for index, row in enumerate(rows):

@@ -9,7 +9,7 @@ import msgspec
 
 from actors.engine.errors import GenerationError, RequestError
 from actors.engine.params import GenerationParams
-from actors.engine.request import Delta, FinishReason, Request, TokenLogprobs
+from actors.engine.request import Beam, Delta, FinishReason, Request, TokenLogprobs
 from cluster.generation_client import GenerationClient
 from serve_app.detached import spawn
 from serve_app.errors import timed_out
@@ -41,6 +41,7 @@ class ChoiceDelta(msgspec.Struct, frozen=True, kw_only=True):
         offsets: for each token, where in the text of the choice it begins.
         logprobs: an entry a token, where asked for.
         prompt_logprobs: an entry for every token of the prompt but the first, where asked for; in the first delta.
+        beams: what a search has found, best first; in its last delta.
         finish_reason: set in the last delta.
     """
 
@@ -52,6 +53,7 @@ class ChoiceDelta(msgspec.Struct, frozen=True, kw_only=True):
     num_accepted: int = 0
     logprobs: tuple[TokenLogprobs, ...] = ()
     prompt_logprobs: tuple[TokenLogprobs, ...] | None = None
+    beams: tuple[Beam, ...] = ()
     finish_reason: FinishReason | None = None
 
     @property
@@ -125,6 +127,7 @@ async def run_choice(
                 num_accepted=delta.num_accepted,
                 logprobs=delta.logprobs or (),
                 prompt_logprobs=delta.prompt_logprobs,
+                beams=delta.beams or (),
                 finish_reason=finish_reason,
             )
             if finish_reason is not None:
@@ -204,5 +207,6 @@ def combine(deltas: Sequence[ChoiceDelta]) -> ChoiceDelta:
         num_accepted=sum(delta.num_accepted for delta in deltas),
         logprobs=tuple(entry for delta in deltas for entry in delta.logprobs),
         prompt_logprobs=deltas[0].prompt_logprobs,
+        beams=deltas[-1].beams,
         finish_reason=deltas[-1].finish_reason,
     )

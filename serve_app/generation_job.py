@@ -82,10 +82,16 @@ def whole_answer(
     return GenerateResponse(id=job_id, model=model, seed=seed, sequences=sequences, usage=usage)
 
 
-def pad(prompts: Sequence[Sequence[int]], rows: Sequence[Sequence[int]], pad_token_id: int) -> Array:
-    """Prompts, padded on the left, and new tokens behind them, padded on the right: (rows, width + longest) int64."""
+def pad(
+    prompts: Sequence[Sequence[int]], rows: Sequence[Sequence[int]], pad_token_id: int, fill: int | None = None
+) -> Array:
+    """Prompts, padded on the left, and new tokens behind them, padded on the right: (rows, width + longest) int64.
+
+    ``fill`` stands behind ended rows where that is another than the pad token.
+    """
     width, longest = max(map(len, prompts)), max(map(len, rows))
     padded = np.full((len(rows), width + longest), pad_token_id, np.int64)
+    padded[:, width:] = pad_token_id if fill is None else fill
     for index, (prompt, row) in enumerate(zip(prompts, rows, strict=True)):
         padded[index, width - len(prompt) : width + len(row)] = [*prompt, *row]
     return padded

@@ -12,7 +12,7 @@ from cluster.generation import NATIVE_FIELDS, resolve_params
 from serve_app.cluster_view import ModelCard
 from serve_app.gateway import END_SLACK, Gateway
 from serve_app.prompts import Prompt
-from serve_app.sampling import check_limit, check_params, pad_token_id
+from serve_app.sampling import check_params, pad_token_id
 
 # What the engine adds to transformers' parameters.
 ENGINE_ONLY = (
@@ -94,8 +94,7 @@ def plan_call(
         raise RequestError("decoder_input_ids: this model has no encoder", field="decoder_input_ids")
     num_beams = _effective("num_beams", overrides, defaults) or 1
     num_returned = _effective("num_return_sequences", overrides, defaults) or 1
-    check_limit("num_beams", num_beams, limits.max_num_beams)
-    _check_rows(len(rows), num_beams, num_returned, limits.max_num_sequences)
+    check_rows(len(rows), num_beams, num_returned, limits.max_num_sequences)
     if is_streamed:
         _check_streamable(len(rows) * num_returned, num_beams, is_healed=bool(overrides.get("token_healing")))
     num_before = max(map(len, (decoder_rows or ((0,),)) if card.is_encoder_decoder else rows))
@@ -151,7 +150,8 @@ def _check_counts(field: str, given: Sequence[Any], rows: Rows) -> None:
         )
 
 
-def _check_rows(num_prompts: int, num_beams: int, num_returned: int, limit: int) -> None:
+def check_rows(num_prompts: int, num_beams: int, num_returned: int, limit: int) -> None:
+    """Raises RequestError where a request brings more rows than one may."""
     count = num_prompts * max(num_beams, num_returned)
     if count > limit:
         field = "num_beams" if num_beams > num_returned else "num_return_sequences"

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from transformers import AttentionInterface
 
+from actors.engine.beam_keys import BeamKeys
 from actors.engine.kv_cache import KVCache
 
 IMPLEMENTATION = "slipstream"
@@ -101,13 +102,15 @@ AttentionInterface.register(IMPLEMENTATION, _registered)
 class AttentionSpan:
     """One sequence's part of a packed batch: rows ``first`` to ``first + num_queries``, the last of ``num_keys`` keys.
 
-    ``runs`` are (first slot, number of slots) of its ``num_keys`` keys.
+    ``runs`` are (first slot, number of slots) of its ``num_keys`` keys. With ``beams`` it is of several sequences, each
+    with one query behind ``num_keys`` - 1 keys of its own, and ``runs`` are all that any of them sees.
     """
 
     first: int
     num_queries: int
     num_keys: int
     runs: tuple[tuple[int, int], ...]
+    beams: BeamKeys | None = None
 
 
 @dataclass(slots=True)
@@ -124,6 +127,7 @@ class PagedAttention:
     slots: dict[torch.device, torch.Tensor]
     spans: list[AttentionSpan]
     _masks: dict[tuple[int, int, int | None, int, torch.device], torch.Tensor] = field(default_factory=dict)
+    _beam_masks: dict[tuple[int, int, int, torch.device], tuple[int, torch.Tensor]] = field(default_factory=dict)
 
     def attend(self, call: AttentionCall) -> torch.Tensor:
         """See :class:`AttentionContext`."""
@@ -136,6 +140,9 @@ class PagedAttention:
         window = call.window
         for span in self.spans:
             rows = slice(span.first, span.first + span.num_queries)
+            if span.beams is not None:
+                output[rows] = self._attend_beams(span, span.beams, grouped[rows], call)
+                continue
             # Keys that the window has left behind for every query of the span are not even read.
             skip = 0 if window is None else max(0, span.num_keys - span.num_queries - window + 1)
             keys, values = self.cache.read(call.layer, span.runs, skip)
@@ -152,19 +159,13 @@ class PagedAttention:
         softcap: float | None,
     ) -> torch.Tensor:
         """Attend one sequence's last Q positions: (Q, G, H / G, E)."""
-        num_queries, num_groups, group, dim = query.shape
+        num_queries, _, group, _ = query.shape
         num_keys = keys.shape[2]
         if num_queries == 1 and softcap is None:
             return F.scaled_dot_product_attention(query, keys, values, scale=scaling)
         if softcap is not None or num_queries <= MAX_ROW_QUERIES:
-            # Heads that share keys become rows of one matrix: keys are read once, and one call does for all of them.
-            rows = query.permute(1, 2, 0, 3).reshape(1, num_groups, group * num_queries, dim)
             mask = self._mask(num_queries, num_keys, window, group, query.device)
-            if softcap is not None:
-                out = _soft_capped(rows, keys, values, scaling, softcap, mask)
-            else:
-                out = F.scaled_dot_product_attention(rows, keys, values, mask, scale=scaling)
-            return out.view(num_groups, group, num_queries, -1).permute(2, 0, 1, 3)
+            return _attend_rows(query, keys, values, scaling, softcap, mask)
         is_plain = num_keys == num_queries and (window is None or window >= num_keys)
         out = F.scaled_dot_product_attention(
             query.permute(1, 2, 0, 3),
@@ -175,6 +176,20 @@ class PagedAttention:
             scale=scaling,
         )
         return out.permute(2, 0, 1, 3)
+
+    def _attend_beams(
+        self, span: AttentionSpan, beams: BeamKeys, query: torch.Tensor, call: AttentionCall
+    ) -> torch.Tensor:
+        """Attend the newest positions of a search's beams, query (B, G, H / G, D): (B, G, H / G, E)."""
+        assert call.layer is not None
+        first = 0 if call.window is None else max(0, span.num_keys - call.window)
+        at = (span.first, first, query.shape[2], query.device)
+        if at not in self._beam_masks:
+            skip = beams.num_outside(first)
+            self._beam_masks[at] = skip, beams.mask(first, skip).repeat(query.shape[2], 1).to(query.device)
+        skip, mask = self._beam_masks[at]
+        keys, values = self.cache.read(call.layer, span.runs, skip)
+        return _attend_rows(query, keys, values, call.scaling, call.softcap, mask)
 
     def _mask(
         self, num_queries: int, num_keys: int, window: int | None, group: int, device: torch.device
@@ -190,6 +205,24 @@ class PagedAttention:
             mask = behind >= 0 if window is None else (behind >= 0) & (behind < window)
             mask = self._masks[at] = mask.repeat(group, 1)
         return mask
+
+
+def _attend_rows(
+    query: torch.Tensor,  # (Q, G, H / G, D)
+    keys: torch.Tensor,  # (1, G, K, D)
+    values: torch.Tensor,  # (1, G, K, E)
+    scaling: float,
+    softcap: float | None,
+    mask: torch.Tensor,  # (H / G * Q, K)
+) -> torch.Tensor:
+    """Attend with heads that share keys as rows of one matrix, so that keys are read once: (Q, G, H / G, E)."""
+    num_queries, num_groups, group, dim = query.shape
+    rows = query.permute(1, 2, 0, 3).reshape(1, num_groups, group * num_queries, dim)
+    if softcap is not None:
+        out = _soft_capped(rows, keys, values, scaling, softcap, mask)
+    else:
+        out = F.scaled_dot_product_attention(rows, keys, values, mask, scale=scaling)
+    return out.view(num_groups, group, num_queries, -1).permute(2, 0, 1, 3)
 
 
 def _soft_capped(

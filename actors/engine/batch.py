@@ -14,6 +14,8 @@ class Span:
         start: ids before them, whose keys and values are in the cache.
         runs: (first block, number of blocks) of the sequence's cache, in order.
         num_logits: of how many of the last positions logits are wanted.
+        group: name of the search, several beams of which stand side by side and compute one id each at the same
+            position; empty otherwise.
     """
 
     key: str
@@ -21,6 +23,7 @@ class Span:
     start: int
     runs: tuple[tuple[int, int], ...]
     num_logits: int
+    group: str = ""
 
     @property
     def end(self) -> int:

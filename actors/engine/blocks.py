@@ -1,12 +1,13 @@
 """Who holds which KV block: reference counts, the prefix cache, and runs of neighbouring blocks.
 
-A sequence's cache is an ordered table of blocks of ``block_size`` tokens each. Two things are particular here:
+A sequence's cache is an ordered table of blocks of ``block_size`` tokens each. Three things are particular here:
 
 - **Neighbours.** Kernels read a run of neighbouring blocks as one view, without a gather, so the pool hands out the
   block behind a sequence's last one where it can, and keeps the space behind a young sequence for it as long as others
   find room elsewhere (a *home*; nothing is lost by it, homes are taken when memory is short).
 - **Contents.** A full block whose tokens are final is known by a digest of them and of all tokens before. When its last
   holder leaves, it stays *cached* until its space is needed, oldest first, and a sequence that begins alike takes it.
+- **Forks.** Beams of one search share what they have in common, their last block too until one of them writes into it.
 
 ::
 
@@ -96,9 +97,9 @@ class BlockPool:
         """Blocks that hold ``num_tokens``."""
         return -(-num_tokens // self.block_size)
 
-    def can_grow(self, table: BlockTable, num_tokens: int) -> bool:
-        """Whether ``table`` can be made to hold ``num_tokens`` now."""
-        return self.num_blocks_for(num_tokens) - len(table.ids) <= self._num_free
+    def can_grow(self, table: BlockTable, num_tokens: int, num_more: int = 0) -> bool:
+        """Whether ``table`` can be made to hold ``num_tokens`` now, and ``num_more`` blocks be taken besides."""
+        return max(0, self.num_blocks_for(num_tokens) - len(table.ids)) + num_more <= self._num_free
 
     def grow(self, table: BlockTable, num_tokens: int, expected_tokens: int) -> None:
         """Append blocks until ``table`` holds ``num_tokens``.
@@ -134,10 +135,32 @@ class BlockPool:
         return len(table.ids)
 
     def share(self, source: BlockTable, table: BlockTable, num_blocks: int) -> None:
-        """Let an empty ``table`` begin with the first blocks of ``source``. They must be full."""
+        """Let an empty ``table`` begin with the first blocks of ``source``.
+
+        Where the last is not full, whoever goes on in it has to :meth:`own` it first.
+        """
         for block in source.ids[:num_blocks]:
             self._refs[block] += 1
             table.append(block)
+
+    def must_own(self, table: BlockTable, num_tokens: int) -> bool:
+        """Whether what follows the first ``num_tokens`` would be written into a block that others hold too."""
+        return num_tokens % self.block_size > 0 and bool(self._refs[table.ids[-1]] > 1)
+
+    def own(self, table: BlockTable) -> tuple[int, int]:
+        """Replace the last block by one that only ``table`` holds. Returns both; its content has to be copied.
+
+        Raises:
+            NoFreeBlocksError: no block is free; the table is unchanged.
+        """
+        if not self._num_free:
+            raise NoFreeBlocksError("a shared block needs a copy, and none is free")
+        shared = table.pop()
+        block = self._begin_run(table, 1)
+        self._take(block)
+        self._give_back(shared)
+        table.append(block)
+        return shared, block
 
     def publish(self, table: BlockTable, index: int, digest: Digest) -> None:
         """Make the content of a full, final block known, so that others may begin with it."""

@@ -1,5 +1,6 @@
 """The way round for models that the paged attention cannot serve: transformers' own cache, one sequence at a time."""
 
+import copy
 import inspect
 from collections.abc import Sequence as Seq
 from typing import Any
@@ -32,6 +33,14 @@ class CachedRunner:
         with torch.inference_mode():
             rows = [self._extend(span) for span in spans]
         return torch.cat(rows)
+
+    def copy(self, blocks: Seq[tuple[int, int]]) -> None:
+        """Nothing is kept in blocks."""
+
+    def fork(self, source: str, key: str) -> None:
+        """Copy the cache of a sequence."""
+        if source in self._caches:
+            self._caches[key] = copy.deepcopy(self._caches[source])
 
     def forget(self, key: str) -> None:
         """Drop the cache of a sequence."""

@@ -18,6 +18,13 @@ class Counters:
     step_time: float = 0.0
     forward_time: float = 0.0
 
+    def count_step(self, num_tokens: int, forward_time: float, step_time: float) -> None:
+        """Count one step that computed ``num_tokens``; times in seconds."""
+        self.num_steps += 1
+        self.num_computed_tokens += num_tokens
+        self.forward_time += forward_time
+        self.step_time += step_time
+
     def count_check(self, num_drafted: int, num_accepted: int) -> None:
         """Count one check of ``num_drafted`` drafted tokens, of which the first ``num_accepted`` were right."""
         if num_drafted == 0:

@@ -3,13 +3,13 @@
 It knows token ids, not text, actors or clients. A step reads: schedule, forward, sample, advance.
 """
 
-import logging
 import time
 from collections.abc import Callable
 from collections.abc import Sequence as Seq
 
 import torch
 
+from actors.engine.beam_search import BeamSearch
 from actors.engine.blocks import BlockPool
 from actors.engine.config import EngineConfig
 from actors.engine.counters import Counters
@@ -18,6 +18,7 @@ from actors.engine.engine_stats import engine_stats
 from actors.engine.errors import GenerationError, OverloadedError, RequestError
 from actors.engine.grammar_queue import GrammarQueue
 from actors.engine.intake import Intake
+from actors.engine.isolation import forward
 from actors.engine.loaded import LoadedModel
 from actors.engine.native_generation import NativeModel
 from actors.engine.processor_registry import ProcessorRegistry
@@ -25,11 +26,10 @@ from actors.engine.prompt_logprobs import max_num_prompt_logits, take_prompt_log
 from actors.engine.request import Delta, EngineStats, Request, TokenLogprobs
 from actors.engine.runner import build_runner
 from actors.engine.sampler import sample
-from actors.engine.scheduler import Scheduled, Scheduler
+from actors.engine.scheduled import Scheduled
+from actors.engine.scheduler import Scheduler
 from actors.engine.sequence import Sequence, Status
 from actors.engine.verify import accept, is_over, is_unsure, num_decided, sample_rows
-
-logger = logging.getLogger(__name__)
 
 
 class Engine:
@@ -72,22 +72,27 @@ class Engine:
             is_chunkable=self._runner.is_chunkable,
             max_num_prompt_logits=max_num_prompt_logits(self.vocab_size),
         )
-        self._intake = Intake(loaded, self.max_model_len, self._capacity, clock, registry)
+        self._intake = Intake(loaded, config, self.max_model_len, num_blocks, clock, registry)
         self._compiling = GrammarQueue()
         self._sequences: dict[str, Sequence] = {}
         self._ended: list[Delta] = []  # deltas of sequences that end without a forward
         self._counters = Counters()
+        self._search = BeamSearch(self._scheduler, self._counters, clock)
         self.num_step_tokens = 0
 
     def add(self, request: Request) -> None:
         """See :class:`TokenEngine`. Raises OverloadedError where the queue is full."""
-        if request.request_id in self._sequences:
+        if request.request_id in self._sequences or request.request_id in self._search.groups:
             raise RequestError(f"request_id: {request.request_id} is already running", field="request_id")
         if self._scheduler.num_waiting >= self._config.max_num_waiting:
             raise OverloadedError(
                 f"the queue is full: {self._config.max_num_waiting} requests wait",
                 limit=str(self._config.max_num_waiting),
             )
+        if request.params.has_beams:
+            self._search.add(self._intake.begin_search(request))
+            self._counters.num_prompt_tokens += len(request.prompt_token_ids)
+            return
         sequence = self._intake.begin(request, is_draft=False)
         self._counters.num_prompt_tokens += sequence.num_prompt_tokens
         self._sequences[request.request_id] = sequence
@@ -128,10 +133,13 @@ class Engine:
         if sequence is not None:
             self._compiling.remove(sequence)
             self._scheduler.remove(sequence)
-            self._forget_dropped()
+        self._search.end(request_id)
+        self._tell_runner()
 
     def open(self, request: Request) -> None:
         """See :class:`TokenEngine`."""
+        if request.params.has_beams:
+            raise RequestError("num_beams: nothing is drafted for a search", field="num_beams")
         self.abort(request.request_id)
         sequence = self._intake.begin(request, is_draft=True)
         self._sequences[request.request_id] = sequence
@@ -151,7 +159,7 @@ class Engine:
         if num_common < len(after) or len(after) < sequence.num_final_tokens:
             sequence.token_ids = after
             self._scheduler.rewind(sequence, min(num_common, len(after) - 1))
-            self._forget_dropped()
+            self._tell_runner()
         sequence.num_final_tokens = len(after)
         self._take_back(request_id)
         limit = min(sequence.max_num_tokens, self.max_model_len, self._capacity)
@@ -199,7 +207,7 @@ class Engine:
 
     def num_unfinished(self) -> int:
         """See :class:`TokenEngine`."""
-        return sum(not sequence.is_draft for sequence in self._sequences.values())
+        return sum(not sequence.is_draft for sequence in self._sequences.values()) + len(self._search.groups)
 
     def step(self) -> list[Delta]:
         """See :class:`TokenEngine`."""
@@ -209,14 +217,18 @@ class Engine:
             torch.set_num_threads(self._config.num_threads)  # it holds for the calling thread alone
         deltas, self._ended = self._ended, []
         self.num_step_tokens = 0
-        plan = self._scheduler.schedule()
-        self._forget_dropped()
+        plan = self._scheduler.schedule(has_beams=self._search.share.is_due)
+        self._tell_runner()
         if not plan:
             return deltas
-        plan, logits, failures = self._forward(plan)
-        deltas += failures
+        plan, logits, failures = forward(self._runner, plan, self.vocab_size)
+        deltas += [self._search.fail(i.group, e) if i.group else self._fail(i.sequence, e) for i, e in failures]
         forwarded = time.perf_counter()
-        logits = take_prompt_logits(logits, plan)
+        beams = [item for item in plan if item.group is not None]
+        plan = plan[: len(plan) - len(beams)]
+        num_rows = sum(item.span.num_logits for item in plan)
+        deltas += self._search.advance(beams, logits[num_rows:])
+        logits = take_prompt_logits(logits[:num_rows], plan)
         sampled = sample(logits, [row for item in plan for row in sample_rows(item)])
         row = 0
         for item in plan:
@@ -231,11 +243,11 @@ class Engine:
                 delta = self._advance(item, [sampled.token_ids[i] for i in sound], [sampled.logprobs[i] for i in sound])
                 deltas += [delta] if delta is not None else []
             row += item.num_samples
-        self._counters.num_steps += 1
-        self.num_step_tokens = sum(len(item.span.token_ids) for item in plan)
-        self._counters.num_computed_tokens += self.num_step_tokens
-        self._counters.forward_time += forwarded - started
-        self._counters.step_time += time.perf_counter() - started
+        self._tell_runner()
+        elapsed = time.perf_counter() - started
+        self._search.share.note(elapsed, has_others=bool(plan), has_beams=bool(beams))
+        self.num_step_tokens = sum(len(item.span.token_ids) for item in (*plan, *beams))
+        self._counters.count_step(self.num_step_tokens, forwarded - started, elapsed)
         return deltas
 
     def stats(self) -> EngineStats:
@@ -245,7 +257,8 @@ class Engine:
     def check_integrity(self) -> None:
         """Raise AssertionError unless sequences, queues and blocks agree."""
         self._scheduler.check_integrity()
-        assert {s.request_id for s in self._scheduler.sequences()} == set(self._sequences), "a sequence is lost"
+        known = {*self._sequences, *self._search.groups}
+        assert {unit.request_id for unit in self._scheduler.units()} == known, "a sequence is lost"
 
     def _take_compiled(self) -> None:
         """Let sequences run whose grammar has been compiled, and end those whose grammar cannot be."""
@@ -267,21 +280,6 @@ class Engine:
             self._end(sequence)
             start = sequence.num_emitted_tokens
             self._ended.append(Delta(request_id=sequence.request_id, start=start, finish_reason=reason))
-
-    def _forward(self, plan: list[Scheduled]) -> tuple[list[Scheduled], torch.Tensor, list[Delta]]:
-        """Logits of the plan; where the whole fails, each part alone, so that one sequence's failure is its own."""
-        try:
-            return plan, self._runner.forward([item.span for item in plan]), []
-        except Exception:
-            logger.exception("a forward over %d sequences failed; running them one by one", len(plan))
-        survivors, logits, failures = [], [torch.empty(0, self.vocab_size)], []
-        for item in plan:
-            try:
-                logits.append(self._runner.forward([item.span]).to("cpu", torch.float32))
-                survivors.append(item)
-            except Exception as error:
-                failures.append(self._fail(item.sequence, f"{type(error).__name__}: {error}"))
-        return survivors, torch.cat(logits), failures
 
     def _advance(self, item: Scheduled, token_ids: list[int], logprobs: list[TokenLogprobs | None]) -> Delta | None:
         """Append what was sampled for one sequence, up to the first drafted token that differs or the end."""
@@ -333,7 +331,7 @@ class Engine:
     def _end(self, sequence: Sequence) -> None:
         del self._sequences[sequence.request_id]
         self._scheduler.remove(sequence)
-        self._forget_dropped()
+        self._tell_runner()
 
     def _fail(self, sequence: Sequence, error: str) -> Delta:
         self._end(sequence)
@@ -343,7 +341,10 @@ class Engine:
         """Drop what was about to be said of a sequence."""
         self._ended = [delta for delta in self._ended if delta.request_id != request_id]
 
-    def _forget_dropped(self) -> None:
+    def _tell_runner(self) -> None:
+        for source, key in self._scheduler.beams.forked_keys:
+            self._runner.fork(source, key)
+        self._scheduler.beams.forked_keys.clear()
         for key in self._scheduler.dropped_keys:
             self._runner.forget(key)
         self._scheduler.dropped_keys.clear()

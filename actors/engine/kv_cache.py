@@ -1,6 +1,6 @@
 """The tensors behind the blocks: keys and values of every layer, on the layer's own device."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -57,6 +57,16 @@ class KVCache:
         """Store ``keys`` and ``values`` (num_tokens, num_kv_heads, dim) at ``slots`` (num_tokens,)."""
         self._keys[layer].index_copy_(0, slots, keys)
         self._values[layer].index_copy_(0, slots, values)
+
+    def copy(self, blocks: Sequence[tuple[int, int]]) -> None:
+        """Copy whole blocks, (from, to), in every layer. No block may be both."""
+        offsets = torch.arange(self.block_size)
+        slots = (torch.tensor(blocks).T[..., None] * self.block_size + offsets).flatten(1)  # (2, number of tokens)
+        at = {device: slots.to(device) for device in {spec.device for spec in self.layers.values()}}
+        for index, spec in self.layers.items():
+            source, target = at[spec.device]
+            for tensor in (self._keys[index], self._values[index]):
+                tensor[target] = tensor[source]
 
     def read(self, layer: int, runs: tuple[tuple[int, int], ...], skip: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Keys and values (1, num_kv_heads, num_tokens - skip, dim) of ``runs``, without the first ``skip`` tokens.

@@ -1,9 +1,10 @@
 """Counter-based Gumbel noise: a pure function of (seed, position, token id), alike on every device (DESIGN, rule 2).
 
 The generator is Philox4x32-10 (Salmon, Moraes, Dror, Shaw: "Parallel random numbers: as easy as 1, 2, 3", SC 2011),
-written in torch's integer operations. The key is the 64-bit seed; the counter is (token id // 4, 0, low word of the
+written in torch's integer operations. The key is the 64-bit seed; the counter is (token id // 4, beam, low word of the
 position, high word of the position), and a token takes the word of its block that its id modulo 4 names. So the noise
 of a token does not depend on the vocabulary's size: a draft and a target with differently padded vocabularies agree.
+The beam is 0 but in beam sampling.
 
 32-bit words live in int64 lanes, since torch has no unsigned multiplication; bits above the 32nd are masked away where
 they would matter.
@@ -57,19 +58,21 @@ def philox4x32(counter: Words, key: tuple[Tensor, Tensor]) -> Words:
     return x0, x1.bitwise_and_(_MASK), x2, x3.bitwise_and_(_MASK)
 
 
-def gumbel_noise(seeds: Tensor, positions: Tensor, vocab_size: int) -> Tensor:
+def gumbel_noise(seeds: Tensor, positions: Tensor, vocab_size: int, beams: Tensor | None = None) -> Tensor:
     """Standard Gumbel noise for every token of some rows, on the device of ``seeds``.
 
     Args:
         seeds: (rows,) int64, not negative.
         positions: (rows,) int64, absolute position of the token that each row decides.
         vocab_size: tokens a row.
+        beams: (rows,) int64, which beam each row is of; None where there are none.
 
     Returns:
         (rows, vocab_size) float32.
     """
     device = seeds.device
     seed, position = seeds.unsqueeze(-1), positions.unsqueeze(-1)
+    beam = torch.zeros_like(position) if beams is None else beams.unsqueeze(-1)
     num_blocks = -(-vocab_size // 4)
     noise = torch.empty(seeds.numel(), 4 * num_blocks, dtype=torch.float32, device=device)
     limit = _MAX_COUNTERS_CPU if device.type == "cpu" else _MAX_COUNTERS
@@ -78,7 +81,7 @@ def gumbel_noise(seeds: Tensor, positions: Tensor, vocab_size: int) -> Tensor:
         num_rows = max(1, limit // block.numel())
         for start in range(0, seeds.numel(), num_rows):
             rows = slice(start, start + num_rows)
-            for i, word in enumerate(_block_words(seed[rows], position[rows], block)):
+            for i, word in enumerate(_block_words(seed[rows], position[rows], block, beam[rows])):
                 noise[rows, 4 * first + i : 4 * (first + block.numel()) : 4] = _to_gumbel(word)
     return noise[:, :vocab_size]
 
@@ -94,12 +97,12 @@ def gumbel_noise_at(seeds: Tensor, positions: Tensor, token_ids: Tensor) -> Tens
     Returns:
         (n,) float32, equal to the entries of :func:`gumbel_noise`.
     """
-    words = torch.stack(_block_words(seeds, positions, token_ids >> 2), dim=-1)
+    words = torch.stack(_block_words(seeds, positions, token_ids >> 2, torch.zeros_like(positions)), dim=-1)
     return _to_gumbel(words.gather(-1, (token_ids & 3).unsqueeze(-1)).squeeze(-1))
 
 
-def _block_words(seed: Tensor, position: Tensor, block: Tensor) -> Words:
-    counter = (block, torch.zeros_like(position), position & _MASK, (position >> 32) & _MASK)
+def _block_words(seed: Tensor, position: Tensor, block: Tensor, beam: Tensor) -> Words:
+    counter = (block, beam, position & _MASK, (position >> 32) & _MASK)
     return philox4x32(counter, (seed & _MASK, (seed >> 32) & _MASK))
 
 

@@ -1,12 +1,14 @@
 """One ragged forward over the paged cache."""
 
 from collections.abc import Sequence as Seq
+from itertools import groupby
 
 import numpy as np
 import torch
 
 from actors.engine.attention import AttentionSpan, PagedAttention, attention_context
 from actors.engine.batch import Span
+from actors.engine.beam_keys import beam_keys
 from actors.engine.forward import input_device, packed_forward
 from actors.engine.kv_cache import KVCache
 from actors.engine.loaded import LoadedModel
@@ -44,8 +46,10 @@ class PagedRunner:
             key_slots = slot_runs(span.runs, span.end, self._cache.block_size)
             slots[num_tokens:stop] = slots_between(key_slots, span.start, span.end)
             logits_at[num_logits : num_logits + span.num_logits] = np.arange(stop - span.num_logits, stop)
-            plan.append(AttentionSpan(num_tokens, stop - num_tokens, span.end, key_slots))
+            if not span.group:
+                plan.append(AttentionSpan(num_tokens, stop - num_tokens, span.end, key_slots))
             num_tokens, num_logits = stop, num_logits + span.num_logits
+        plan += beam_spans(spans, self._cache.block_size)
         if num_logits == 0:  # a chunk in the middle of a prompt; the head is still asked for one row, and ignored
             logits_at[0] = 0
         inputs = self._inputs[:, :num_tokens].to(self._device, non_blocking=True)
@@ -54,8 +58,28 @@ class PagedRunner:
             logits = packed_forward(self._model, inputs[0], inputs[1], inputs[3, : max(1, num_logits)], self._device)
         return logits[:num_logits]
 
+    def copy(self, blocks: Seq[tuple[int, int]]) -> None:
+        """See :class:`actors.engine.runner.Runner`."""
+        self._cache.copy(blocks)
+
+    def fork(self, source: str, key: str) -> None:
+        """Nothing is kept outside of the blocks."""
+
     def forget(self, key: str) -> None:
         """Nothing is kept outside of the blocks."""
+
+
+def beam_spans(spans: Seq[Span], block_size: int) -> list[AttentionSpan]:
+    """One span for each search whose beams stand side by side in ``spans``."""
+    found = []
+    first = 0
+    for group, together in groupby(spans, key=lambda span: span.group):
+        beams = list(together)
+        if group:
+            keys = beam_keys([beam.runs for beam in beams], beams[0].end, block_size)
+            found.append(AttentionSpan(first, len(beams), beams[0].end, keys.runs, keys))
+        first += sum(len(beam.token_ids) for beam in beams)
+    return found
 
 
 def slot_runs(runs: Runs, num_tokens: int, block_size: int) -> Runs:

@@ -14,6 +14,7 @@ from actors.engine.grammar import Grammar
 MAX_STOP_STRINGS = 64
 MAX_TOP_LOGPROBS = 100
 MAX_NUM_NAMED = 16
+MAX_NUM_BEAMS = 64
 
 MAX_INT = 2**31 - 1  # what every tensor, kernel and wire format holds
 
@@ -42,6 +43,7 @@ class GenerationParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     ``grammar`` is what the text has to be (:mod:`actors.engine.grammar`).
     ``logits_processors`` and ``stopping_criteria`` name what the operator has registered
     (:mod:`actors.engine.processor_registry`).
+    ``num_beams`` above 1 makes the request a beam search (or beam sampling), whose sequences come all at its end.
     ``num_assistant_tokens`` pins the draft length; None leaves it to the cluster, 0 turns drafting off. A pinned length
     follows ``num_assistant_tokens_schedule``, and drafting pauses behind a token that the draft gave a probability
     below ``assistant_confidence_threshold``.
@@ -87,8 +89,17 @@ class GenerationParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     logits_processors: NamedProcessors = ()
     stopping_criteria: NamedProcessors = ()
 
+    num_beams: Annotated[int, Meta(ge=1, le=MAX_NUM_BEAMS)] = 1
+    length_penalty: float = 1.0
+    early_stopping: bool | Literal["never"] = False
+
     logprobs: Annotated[int, Meta(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
     prompt_logprobs: Annotated[int, Meta(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
     num_assistant_tokens: Annotated[int, Meta(ge=0, le=64)] | None = None
     num_assistant_tokens_schedule: Literal["constant", "heuristic", "heuristic_transient"] = "constant"
     assistant_confidence_threshold: Probability = 0.0
+
+    @property
+    def has_beams(self) -> bool:
+        """Whether several sequences are searched for together."""
+        return self.num_beams > 1

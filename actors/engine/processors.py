@@ -42,9 +42,9 @@ class LogitBias(LogitsProcessor):
         self.biases = biases
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """Scores (1, vocab) with the biases added."""
+        """Scores (rows, vocab) with the biases added."""
         biased = scores.clone()
-        add_to_tokens(biased, {0: self.biases})
+        add_to_tokens(biased, dict.fromkeys(range(len(scores)), self.biases))
         return biased
 
 
@@ -57,10 +57,10 @@ class PresenceFrequencyPenalty(LogitsProcessor):
         self.num_prompt_tokens = num_prompt_tokens
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """Scores (1, vocab) with the penalties subtracted."""
-        emitted = input_ids[0, self.num_prompt_tokens :].tolist()
+        """Scores (rows, vocab) with the penalties subtracted."""
+        emitted = input_ids[:, self.num_prompt_tokens :].tolist()
         penalized = scores.clone()
-        penalize_emitted(penalized, {0: (emitted, self.presence, self.frequency)})
+        penalize_emitted(penalized, {row: (ids, self.presence, self.frequency) for row, ids in enumerate(emitted)})
         return penalized
 
 
@@ -114,6 +114,7 @@ def to_generation_config(params: GenerationParams, num_prompt_tokens: int) -> Ge
         fields["sequence_bias"] = [[list(ids), bias] for ids, bias in params.sequence_bias]
     return GenerationConfig(
         do_sample=params.do_sample,
+        num_beams=params.num_beams,
         max_length=num_prompt_tokens + params.max_new_tokens,
         min_length=min_num_tokens(params, num_prompt_tokens),
         exponential_decay_length_penalty=params.exponential_decay_length_penalty,
@@ -134,6 +135,8 @@ def build_processors(
 
     Those that the request names are made by the ``registry``. The mask of its ``grammar`` is the last processor: behind
     it come the warpers.
+    Those of a beam search take all its beams at once, (num_beams, n) and (num_beams, vocab).
+    The mask of its ``grammar`` is the last processor: behind it come the warpers.
 
     Raises:
         ValueError, TypeError: transformers refuses a value; RequestError where the registry does.

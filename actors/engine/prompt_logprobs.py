@@ -9,7 +9,7 @@ from collections.abc import Sequence as Seq
 import torch
 
 from actors.engine.logprobs import token_logprobs
-from actors.engine.scheduler import Scheduled
+from actors.engine.scheduled import Scheduled
 
 # A prompt that asks is computed in as many pieces as these bounds make of it: numbers of logits that one forward may
 # yield for prompts (256 MiB in float32), and that are normalized at a time.

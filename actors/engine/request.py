@@ -45,8 +45,25 @@ class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True):
     top: tuple[tuple[int, float], ...] = ()
 
 
+class Beam(msgspec.Struct, frozen=True, array_like=True):
+    """One sequence that a beam search has found.
+
+    Attributes:
+        token_ids: behind the prompt.
+        score: sum of its log-probabilities over its length to the power of ``length_penalty``, as in transformers'
+            ``sequences_scores``.
+        beam_indices: for each token the beam, 0 to num_beams - 1, that it was found behind.
+        finish_reason: why it ends.
+    """
+
+    token_ids: tuple[int, ...]
+    score: float
+    beam_indices: tuple[int, ...]
+    finish_reason: FinishReason
+
+
 class Delta(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """New tokens of one sequence from one step.
+    """New tokens of one sequence from one step, or word of a beam search.
 
     Attributes:
         request_id: whose tokens these are.
@@ -60,6 +77,8 @@ class Delta(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
             the first emitted token.
         finish_reason: set in the last delta of a sequence.
         error: why, in words, where finish_reason is ERROR.
+        beams: what a beam search has found, best first; it comes with the last delta, which has no ``token_ids``.
+        num_searched: positions that a beam search has passed since its last sign of life. Says only that it lives.
     """
 
     request_id: str
@@ -71,6 +90,8 @@ class Delta(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     prompt_logprobs: tuple[TokenLogprobs, ...] | None = None
     finish_reason: FinishReason | None = None
     error: str = ""
+    beams: tuple[Beam, ...] | None = None
+    num_searched: int = 0
 
 
 class EngineStats(msgspec.Struct, frozen=True, kw_only=True):

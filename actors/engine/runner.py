@@ -28,6 +28,12 @@ class Runner(Protocol):
     def forward(self, spans: Seq[Span]) -> torch.Tensor:
         """Compute all spans; logits (sum of their num_logits, vocab_size), in their order."""
 
+    def copy(self, blocks: Seq[tuple[int, int]]) -> None:
+        """Copy blocks, (from, to), before the next forward."""
+
+    def fork(self, source: str, key: str) -> None:
+        """Let a sequence begin with what is kept of another outside of its blocks."""
+
     def forget(self, key: str) -> None:
         """Drop what is kept for a sequence outside of its blocks."""
 

@@ -102,6 +102,16 @@ class Sequence:
         return len(self.token_ids) + len(self.drafts) - self.num_computed_tokens
 
     @property
+    def num_missing_tokens(self) -> int:
+        """Ids, drafts not counted, that lack keys and values."""
+        return len(self.token_ids) - self.num_computed_tokens
+
+    @property
+    def members(self) -> list["Sequence"]:
+        """The sequences that are scheduled as one with it: itself alone."""
+        return [self]
+
+    @property
     def num_reusable_tokens(self) -> int:
         """Leading ids whose keys and values may be another sequence's, since no logits of theirs are wanted."""
         known = self.num_tokens if self.prompt_logprobs is None else len(self.prompt_logprobs)

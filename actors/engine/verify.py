@@ -7,7 +7,7 @@ from actors.engine.errors import GenerationError
 from actors.engine.params import GenerationParams
 from actors.engine.request import FinishReason, TokenLogprobs
 from actors.engine.sampler import SampleRow
-from actors.engine.scheduler import Scheduled
+from actors.engine.scheduled import Scheduled
 from actors.engine.sequence import Sequence
 
 

@@ -6,7 +6,7 @@ import msgspec
 
 from actors.config import RouterConfig
 from actors.deadlines import ADOPTION_TIME, ORPHAN_TIME, OVERLOAD_DELAY
-from actors.engine.request import Delta, EngineStats, Request
+from actors.engine.request import Beam, Delta, EngineStats, FinishReason, Request
 from actors.messages import Abort, Deltas, Greet, Message, Refuse, Report, Start, Submit
 from actors.router import Router
 from tests.actors.fakes import FakeClock, ListLink, expected_tokens, make_info, make_request
@@ -110,6 +110,42 @@ def test_what_a_client_has_read_counts_more_than_what_the_router_knows() -> None
     assert isinstance(abort, Abort)
     assert isinstance(start, Start)
     assert start.request.emitted_token_ids == other.emitted_token_ids
+
+
+def beam_request() -> Request:
+    params = msgspec.structs.replace(REQUEST.params, num_beams=4)
+    return msgspec.structs.replace(REQUEST, params=params)
+
+
+def test_a_search_has_no_draft_and_begins_again_elsewhere() -> None:
+    bench = Bench("t-0")
+    bench.router.handle(Report(info=make_info("d-0", "draft"), stats=EngineStats()))
+    bench.submit(request=beam_request())
+    (start,) = bench.taken("t-0", Start)
+    assert start.draft_id == ""
+    bench.report("t-1")
+    bench.router.worker_gone("t-0", "killed")
+    (start,) = bench.taken("t-1", Start)
+    assert start.request == beam_request()
+    beams = (Beam((5, 6), -0.5, (0, 1), FinishReason.STOP),)
+    last = Delta(request_id="r", start=0, beams=beams, finish_reason=FinishReason.STOP)
+    for _ in range(2):
+        bench.router.handle(Deltas(worker_id="t-1", items=(last,)))
+    assert bench.taken(CLIENT, Deltas) == [Deltas(worker_id="t-1", items=(last,))]
+    assert bench.router.stats().num_generated_tokens == 2
+
+
+def test_a_search_that_gets_on_is_not_to_blame_for_its_targets_deaths() -> None:
+    bench = Bench("t-0", "t-1")
+    bench.submit(request=beam_request())
+    for target in ("t-0", "t-1") * 3:
+        (start,) = bench.taken(target, Start)
+        assert start.request == beam_request()
+        life = Delta(request_id="r", start=0, num_searched=16)
+        bench.router.handle(Deltas(worker_id=target, items=(life,)))
+        bench.router.worker_gone(target, "killed")
+        bench.report(target)
+    assert not bench.taken(CLIENT, Deltas)
 
 
 def test_a_full_queue_turns_new_requests_away_and_keeps_those_that_ran() -> None:

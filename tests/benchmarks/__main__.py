@@ -6,7 +6,18 @@ import sys
 
 from transformers.utils import logging as transformers_logging
 
-SUITES = ("throughput", "single_stream", "start_up", "http", "batch", "grammar", "autoscale", "simulated", "beams")
+SUITES = (
+    "throughput",
+    "single_stream",
+    "start_up",
+    "http",
+    "batch",
+    "grammar",
+    "autoscale",
+    "simulated",
+    "beam_search",
+    "beams",
+)
 
 
 def main() -> int:

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 import torch
 from transformers import (
-    GenerationConfig,
     LogitsProcessor,
     LogitsProcessorList,
     StoppingCriteria,
@@ -67,10 +66,6 @@ def own_loop(model: Any, input_ids: torch.Tensor, logits_processor: Any, stoppin
 
 
 MODES: dict[str, dict[str, Any]] = {
-    "beam search": {"num_beams": 3},
-    "beam search, all returned": {"num_beams": 3, "num_return_sequences": 3, "length_penalty": 0.4},
-    "beam search, early stopping": {"num_beams": 2, "early_stopping": True, "no_repeat_ngram_size": 2},
-    "beam sampling": {"num_beams": 3, "do_sample": True, "top_k": 7},
     "guidance": {"guidance_scale": 1.5, "negative_prompt_ids": torch.tensor([[4, 9], [7, 8]])},
     "prompt lookup": {"prompt_lookup_num_tokens": 3},
     "watermark": {"watermarking_config": WatermarkingConfig(bias=4.0)},
@@ -79,7 +74,6 @@ MODES: dict[str, dict[str, Any]] = {
     "criterion": {"stopping_criteria": StoppingCriteriaList([AfterThree(6)])},
     "allowed tokens": {"prefix_allowed_tokens_fn": only_even},
     "own loop": {"custom_generate": own_loop},
-    "static cache": {"cache_implementation": "static", "num_beams": 2},
 }
 ONE_ROW_MODES = {"prompt lookup"}
 
@@ -189,7 +183,7 @@ def test_an_error_in_a_callable_comes_back_with_its_traceback(model: ClusterMode
     with pytest.raises(ZeroDivisionError, match="seven") as caught:
         model.generate(prompts(1)[0], max_new_tokens=3, logits_processor=LogitsProcessorList([Broken()]))
     assert "in __call__" in "".join(caught.value.__notes__)
-    again: Any = model.generate(prompts(1)[0], max_new_tokens=3, num_beams=2)
+    again: Any = model.generate(prompts(1)[0], max_new_tokens=3, logits_processor=LogitsProcessorList([Ban(5)]))
     assert again.shape[1] <= 9
 
 
@@ -230,7 +224,7 @@ def test_sampled_calls_follow_torchs_seed_and_leave_greedy_ones_alone(model: Clu
     ids, _ = prompts(1)
     arguments: dict[str, Any] = {
         "do_sample": True,
-        "num_beams": 2,
+        "logits_processor": LogitsProcessorList([Ban(5)]),
         "max_new_tokens": 6,
         "return_dict_in_generate": True,
     }
@@ -241,19 +235,8 @@ def test_sampled_calls_follow_torchs_seed_and_leave_greedy_ones_alone(model: Clu
     assert first.seed == again.seed is not None
     assert first.sequences.equal(again.sequences)
     state = torch.get_rng_state()
-    model.generate(ids, num_beams=2, max_new_tokens=2)
+    model.generate(ids, logits_processor=LogitsProcessorList([Ban(5)]), max_new_tokens=2)
     assert state.equal(torch.get_rng_state())
-
-
-def test_defaults_of_the_model_hold(reference: Any, model: ClusterModel) -> None:
-    ids, mask = prompts(1)
-    model.generation_config.update(num_beams=3, max_new_tokens=4)
-    expected = reference.generate(ids, attention_mask=mask, num_beams=3, max_new_tokens=4)
-    assert model.generate(ids, attention_mask=mask).tolist() == expected.tolist()  # type: ignore[union-attr]
-    config = GenerationConfig(num_beams=2, length_penalty=0.2)
-    expected = reference.generate(ids, attention_mask=mask, generation_config=config, max_new_tokens=4)
-    actual: Any = model.generate(ids, attention_mask=mask, generation_config=config)
-    assert actual.tolist() == expected.tolist()
 
 
 def test_large_fields_are_fetched_when_they_are_read() -> None:

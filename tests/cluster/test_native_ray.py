@@ -100,6 +100,25 @@ def test_a_call_outlives_its_target(reference: Any, model: ClusterModel) -> None
     assert recorder.values == [IDS.tolist(), *([token] for token in expected[0, 4:].tolist()), "end"]
 
 
+def test_searches_begin_again_where_their_target_dies(reference: Any, model: ClusterModel) -> None:
+    """They run in the engine, and need more blocks than it has."""
+    ids = torch.arange(4, 28).view(8, 3)
+    arguments: dict[str, Any] = {"max_new_tokens": 100, "num_beams": 4, "eos_token_id": None, "pad_token_id": 0}
+    results: list[Any] = []
+    thread = threading.Thread(
+        target=lambda: results.append(model.generate(ids, return_dict_in_generate=True, **arguments))
+    )
+    thread.start()
+    while not model.stats().num_requests:
+        time.sleep(0.01)
+    os.kill(next(w.info.pid for w in model.stats().workers if w.is_alive), signal.SIGKILL)
+    assert thread.is_alive()
+    thread.join(120)
+    expected = reference.generate(ids, return_dict_in_generate=True, output_scores=True, **arguments)
+    assert results[0].sequences.equal(expected.sequences)
+    assert torch.allclose(results[0].sequences_scores, expected.sequences_scores, atol=1e-4)
+
+
 def test_a_call_that_is_given_up_leaves_the_target_to_others(model: ClusterModel) -> None:
     class Stops(Recorder):
         def put(self, value: torch.Tensor) -> None:

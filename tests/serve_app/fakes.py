@@ -12,7 +12,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from actors.config import Role
 from actors.engine.declared_call import DeclaredCall, PlainOutput
 from actors.engine.errors import GenerationError, OverloadedError
-from actors.engine.request import Delta, EngineStats, FinishReason, Request, TokenLogprobs
+from actors.engine.request import Beam, Delta, EngineStats, FinishReason, Request, TokenLogprobs
 from actors.native_client import Result
 from actors.native_job import Output, Tokens
 from actors.status import ClusterStats, WorkerInfo, WorkerStatus
@@ -137,6 +137,13 @@ class FakeClient:
     async def _deltas(self, request: Request) -> AsyncIterator[Delta]:
         params = request.params
         ids = TOKENIZER.encode(self.text)
+        if params.has_beams:
+            found = tuple(ids[: params.max_new_tokens])
+            beams = tuple(
+                Beam(found, -float(at), (0,) * len(found), FinishReason.LENGTH) for at in range(params.num_beams)
+            )
+            yield Delta(request_id=request.request_id, start=0, beams=beams, finish_reason=FinishReason.LENGTH)
+            return
         ends_by_itself = len(ids) <= params.max_new_tokens
         ids = ids[: params.max_new_tokens]
         for start in range(0, len(ids), self.num_per_step):

@@ -16,7 +16,7 @@ from tests.serve_app.fakes import TEXT, TOKENIZER, FakeClient, make_app
 
 pytestmark = pytest.mark.anyio
 Http = AsyncTestClient[Litestar]
-BEAMS = {"prompt": "Once", "num_beams": 2, "max_new_tokens": 6}
+CALL = {"prompt": "Once", "guidance_scale": 1.5, "max_new_tokens": 6}
 
 
 def test_the_door_gets_by_without_torch() -> None:
@@ -27,7 +27,7 @@ def test_the_door_gets_by_without_torch() -> None:
 
 
 async def test_a_call_is_plain_data_with_lengths_and_ends_resolved(http: Http, fake: FakeClient) -> None:
-    body = {"num_beams": 2, "max_length": 9, "early_stopping": True, "seed": 5, "num_assistant_tokens": 3}
+    body = {"guidance_scale": 1.5, "max_length": 9, "early_stopping": True, "seed": 5, "num_assistant_tokens": 3}
     response = await http.post("/generate", json={"input_ids": [[5, 6], [7]], **body})
     assert response.status_code == 200, response.text
     [call] = fake.calls
@@ -37,7 +37,7 @@ async def test_a_call_is_plain_data_with_lengths_and_ends_resolved(http: Http, f
     max_time = call.fields.pop("max_time")
     assert max_time > LimitsConfig().request_timeout
     assert call.fields == {
-        "num_beams": 2,
+        "guidance_scale": 1.5,
         "early_stopping": True,
         "max_new_tokens": 7,
         "max_length": None,
@@ -47,19 +47,20 @@ async def test_a_call_is_plain_data_with_lengths_and_ends_resolved(http: Http, f
     assert fake.requests == []
 
 
-async def test_the_models_own_beams_make_a_call_too(fake: FakeClient) -> None:
-    async with AsyncTestClient(make_app(fake, defaults={"num_beams": 3})) as http:
+async def test_the_models_own_defaults_make_a_call_too(fake: FakeClient) -> None:
+    async with AsyncTestClient(make_app(fake, defaults={"guidance_scale": 3.0})) as http:
         await http.post("/generate", json={"prompt": "Once"})
-        await http.post("/generate", json={"prompt": "Once", "num_beams": 1})
+        await http.post("/generate", json={"prompt": "Once", "guidance_scale": 1.0})
     assert len(fake.calls) == len(fake.requests) == 1
 
 
 async def test_scores_come_in_json_and_tensors_do_not(http: Http) -> None:
-    answer = (await http.post("/generate", json=BEAMS | {"output_scores": True, "num_return_sequences": 2})).json()
-    assert [sequence["score"] for sequence in answer["sequences"]] == [-0.5, -1.0]
+    beams = {"prompt": "Once", "num_beams": 3, "num_return_sequences": 2, "output_scores": True}
+    answer = (await http.post("/generate", json=beams)).json()
+    assert [sequence["score"] for sequence in answer["sequences"]] == [0.0, -1.0]
     assert all("seed" not in sequence for sequence in answer["sequences"])
     assert answer["sequences"][0]["text"] == TEXT[: len(answer["sequences"][0]["text"])] != ""
-    refused = await http.post("/generate", json=BEAMS | {"output_logits": True})
+    refused = await http.post("/generate", json=CALL | {"output_logits": True})
     assert refused.status_code == 406
 
 
@@ -71,7 +72,7 @@ async def test_what_is_accepted_first_is_sent(http: Http) -> None:
         ("text/html", "application/json"),
         ("garbage;;q=x, /", "application/json"),
     ]:
-        response = await http.post("/generate", json=BEAMS, headers={"accept": accept})
+        response = await http.post("/generate", json=CALL, headers={"accept": accept})
         assert response.headers["content-type"].split(";")[0] == expected
 
 
@@ -81,9 +82,9 @@ async def test_only_so_many_run_at_a_time() -> None:
     app: Any = make_app(fake, limits)
     transport = httpx.ASGITransport(app=app)
     async with app.lifespan(), httpx.AsyncClient(transport=transport, base_url="http://door") as http:
-        responses = await asyncio.gather(*(http.post("/generate", json=BEAMS) for _ in range(4)))
+        responses = await asyncio.gather(*(http.post("/generate", json=CALL) for _ in range(4)))
         plain = await http.post("/generate", json={"prompt": "Once"})
-        again = await http.post("/generate", json=BEAMS)
+        again = await http.post("/generate", json=CALL)
     assert sorted(response.status_code for response in responses) == [200, 200, 429, 429]
     refused = next(response for response in responses if response.status_code == 429)
     assert "max_num_native_requests=2" in refused.json()["error"]["message"]
@@ -94,21 +95,21 @@ async def test_only_so_many_run_at_a_time() -> None:
 async def test_a_call_ends_with_its_time(fake: FakeClient) -> None:
     fake.pause = 10.0
     async with AsyncTestClient(make_app(fake)) as http:
-        response = await http.post("/generate", json=BEAMS, headers={"x-request-timeout": "0.05"})
+        response = await http.post("/generate", json=CALL, headers={"x-request-timeout": "0.05"})
     assert response.status_code == 504
     assert fake.taken_back == ["call"]
 
 
 async def test_its_failure_is_its_own(http: Http, fake: FakeClient) -> None:
     fake.error = "RuntimeError: boom"
-    response = await http.post("/generate", json=BEAMS)
+    response = await http.post("/generate", json=CALL)
     assert (response.status_code, response.json()["error"]["code"]) == (500, "generation_failed")
     fake.error = ""
-    assert (await http.post("/generate", json=BEAMS)).status_code == 200
+    assert (await http.post("/generate", json=CALL)).status_code == 200
 
 
 async def test_metrics_count_its_sequences(http: Http) -> None:
-    await http.post("/generate", json=BEAMS | {"num_return_sequences": 2})
+    await http.post("/generate", json=CALL | {"num_return_sequences": 2})
     text = (await http.get("/metrics")).text
     assert 'slipstream:request_success_total{finished_reason="native",model_name="toy"} 2.0' in text
 

@@ -78,6 +78,34 @@ def test_truncation_never_leaves_a_known_block_to_be_written_again() -> None:
     pool.check_integrity([table])
 
 
+def test_a_shared_block_is_owned_before_it_is_written() -> None:
+    pool = BlockPool(6, 4)
+    first, second, third = grown(pool, 6), BlockTable(), BlockTable()
+    for table in (second, third):
+        pool.share(first, table, 2)
+    assert pool.num_free == 4
+    assert pool.must_own(second, 6)
+    assert not pool.must_own(second, 8)
+    source, copy = pool.own(second)
+    assert (source, second.ids) == (first.ids[1], [first.ids[0], copy])
+    assert pool.must_own(third, 6)
+    pool.release(first)
+    assert not pool.must_own(third, 6), "the last holder writes in place"
+    pool.check_integrity([first, second, third])
+
+
+def test_without_a_free_block_nothing_is_owned() -> None:
+    pool = BlockPool(2, 4)
+    first, second = grown(pool, 6), BlockTable()
+    pool.share(first, second, 2)
+    assert pool.can_grow(second, 8)
+    assert not pool.can_grow(second, 8, num_more=1)
+    with pytest.raises(NoFreeBlocksError, match="copy"):
+        pool.own(second)
+    assert second.ids == first.ids
+    pool.check_integrity([first, second])
+
+
 def test_digests_depend_on_all_that_came_before() -> None:
     assert block_digest(b"", [1, 2]) != block_digest(b"", [2, 1])
     assert block_digest(block_digest(b"", [1]), [2]) != block_digest(block_digest(b"", [3]), [2])

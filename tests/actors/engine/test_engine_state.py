@@ -1,5 +1,6 @@
 """Whatever is asked of an engine in whatever order, its books stay right and every block comes home."""
 
+import msgspec
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -14,13 +15,14 @@ PREFIX = [5, 6, 7, 8, 9, 10, 11, 12, 13]  # begun with often, so that blocks are
 
 
 class EngineMachine(RuleBasedStateMachine):
-    """Targets and drafts in one engine with too few blocks, sampled with real forwards."""
+    """Targets, drafts and beam searches in one engine with too few blocks, sampled with real forwards."""
 
     def __init__(self) -> None:
         super().__init__()
         self.engine = tiny_engine(num_blocks=24, max_num_seqs=5, max_num_batched_tokens=24)
         self.targets: dict[str, list[int]] = {}
         self.drafts: dict[str, list[int]] = {}
+        self.searches: dict[str, Request] = {}
         self.count = 0
 
     def _request(self, ids: list[int], shared: bool, new: int, sampled: bool) -> Request:
@@ -36,6 +38,14 @@ class EngineMachine(RuleBasedStateMachine):
         request = self._request(ids, shared, new, sampled)
         self.engine.add(request)
         self.targets[request.request_id] = list(request.prompt_token_ids)
+
+    @rule(ids=IDS, shared=st.booleans(), new=st.integers(1, 12), beams=st.integers(2, 4), sampled=st.booleans())
+    def search(self, ids: list[int], shared: bool, new: int, beams: int, sampled: bool) -> None:
+        request = self._request(ids, shared, new, sampled)
+        params = msgspec.structs.replace(request.params, num_beams=beams)
+        request = msgspec.structs.replace(request, params=params)
+        self.engine.add(request)
+        self.searches[request.request_id] = request
 
     @rule(ids=IDS, shared=st.booleans(), new=st.integers(1, 30))
     def open(self, ids: list[int], shared: bool, new: int) -> None:
@@ -65,12 +75,13 @@ class EngineMachine(RuleBasedStateMachine):
         name = data.draw(st.sampled_from(sorted(self.targets)))
         (self.engine.hold if held else self.engine.release)(name)
 
-    @precondition(lambda self: self.targets or self.drafts)
+    @precondition(lambda self: self.targets or self.drafts or self.searches)
     @rule(data=st.data())
     def abort(self, data: st.DataObject) -> None:
-        name = data.draw(st.sampled_from(sorted([*self.targets, *self.drafts])))
+        name = data.draw(st.sampled_from(sorted([*self.targets, *self.drafts, *self.searches])))
         self.engine.abort(name)
         self.targets.pop(name, None)
+        self.searches.pop(name, None)
         self.drafts.pop(name, None)
 
     @rule(count=st.integers(1, 6))
@@ -80,6 +91,11 @@ class EngineMachine(RuleBasedStateMachine):
                 if delta.request_id in self.drafts:
                     continue
                 assert delta.error == ""
+                if delta.request_id in self.searches:
+                    if delta.finish_reason is not None:
+                        request = self.searches.pop(delta.request_id)
+                        assert len(delta.beams or ()) == request.params.num_beams
+                    continue
                 self.targets[delta.request_id] += delta.token_ids
                 if delta.finish_reason is not None:
                     del self.targets[delta.request_id]
