@@ -159,7 +159,8 @@ class TargetActor(ModelActor):
             if isinstance(event, Finished):
                 output, fields = split_output(event.output)
                 yield output
-                yield from fields
+                for field in fields:  # Ray sends into this generator at times, which a list's iterator cannot take
+                    yield field
             else:
                 yield event
 
