@@ -159,7 +159,8 @@ class TargetActor(ModelActor):
             if isinstance(event, Finished):
                 output, fields = split_output(event.output)
                 yield output
-                for field in fields:  # Ray sends into this generator at times, which a list's iterator cannot take
+                # Ray may send into this generator, which a list's iterator could not take.
+                for field in fields:  # noqa: UP028
                     yield field
             else:
                 yield event
