@@ -35,17 +35,20 @@ class Planner:
         """Learn from a forward that only decoded and checked."""
         self._curves[is_overlapped].add(num_rows, elapsed)
 
-    def next_step(self, num_sequences: int, view: DraftView | None) -> None:
-        """Begin a step of ``num_sequences`` sequences; ``view`` is a draft that is asked in it, if any is."""
+    def next_step(self, num_sequences: int, tokens: float, seconds: float) -> None:
+        """Begin a step of ``num_sequences`` sequences.
+
+        Args:
+            num_sequences: that take part.
+            tokens: what the step before should have yielded.
+            seconds: from the step before that to it, 0 where that is not known.
+        """
         self._num_steps += 1
         if num_sequences != self._num_sequences or self._num_steps % REFRESH_INTERVAL == 0:
             self._plans.clear()
             self._seconds.clear()
         self._num_sequences = max(1, num_sequences)
-        if view is not None and self._switch.note_step():
-            typical = Acceptance()
-            rates = [self._make(typical, view, is_on=is_on).rate for is_on in (True, False)]
-            self._switch.settle(*rates)
+        self._switch.note_step(tokens, seconds)
 
     def plan(self, acceptance: Acceptance, view: DraftView) -> Plan:
         """Return the plan for a sequence of ``acceptance`` with a draft."""

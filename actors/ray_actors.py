@@ -15,6 +15,7 @@ import ray
 
 from actors.client_streams import ClientStreams
 from actors.codec import decode, encode
+from actors.compute_threads import release_threads
 from actors.config import NAMESPACE, ROUTER_NAME, Role, RouterConfig, WorkerConfig
 from actors.draft_loop import DraftLoop
 from actors.engine.errors import RequestError, SlipstreamError
@@ -125,7 +126,7 @@ class ModelActor:
         if self.role == "target" and (native := getattr(engine, "native", None)) is not None:  # simulations have none
             loop = NativeLoop(loop, native)
             self._has_native = True
-        self._worker = Worker(loop, router.report_interval, on_error=give_up)
+        self._worker = Worker(loop, router.report_interval, on_error=give_up, on_rest=release_threads)
         self._worker.start()
         return None
 
@@ -272,15 +273,9 @@ class RouterActor:
 
 
 def prepare_process(worker: WorkerConfig) -> None:
-    """Set what the numeric libraries read when they are first imported, which has yet to happen here.
-
-    Threads that wait for their next piece of work spin for well under a millisecond and then sleep: without any
-    spinning each of the hundreds of pieces of a forward pays for a wake-up, and without a bound an idle actor would
-    take the cores of a busy one.
-    """
+    """Set what the numeric libraries read when they are first imported, which has yet to happen here."""
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ[name] = str(worker.num_threads)
-    os.environ.setdefault("GOMP_SPINCOUNT", "100000")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     if not worker.num_gpus:
         # Nothing is compiled on CPUs, but bitsandbytes loads the compiler all the same: two seconds an actor.

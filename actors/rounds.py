@@ -19,6 +19,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 
 from actors.config import RouterConfig
+from actors.draft_length import expected_tokens
 from actors.draft_view import DraftView
 from actors.drafted_sequence import Ask, DraftedSequence, known_ids
 from actors.engine.protocol import TokenEngine
@@ -59,6 +60,8 @@ class Rounds:
         self._planner = Planner(config)
         self._held: set[str] = set()
         self._num_steps = 0
+        self._expected = 0.0  # tokens that the running step should yield, by what is known of its drafts
+        self._advanced_at: float | None = None
         self._has_new = False  # sequences whose prompts are not known to be computed: they must not wait for drafts
         self._gate = Gate(config, self._planner, self._drafts)
         self._counts: Counter[str] = Counter()
@@ -138,9 +141,15 @@ class Rounds:
             (running if delta.finish_reason is None else ended).append(delta.request_id)
         self.remove(ended)
         self._counts["num_rounds"] += has_drafts
-        asked = next((self._sequences[i] for i in running if self._sequences[i].ask is not None), None)
-        self._planner.next_step(len(self._sequences), self._drafts[asked.draft_id] if asked is not None else None)
+        self._count_yield(is_idle=not running)
         self._ask(running)
+
+    def _count_yield(self, *, is_idle: bool) -> None:
+        """Tell the planner what the last step should have yielded, by what was checked in it, and in what time."""
+        now, since = self._clock(), self._advanced_at
+        seconds = 0.0 if since is None or self._has_new else now - since
+        self._planner.next_step(len(self._sequences), self._expected, seconds)
+        self._advanced_at = None if is_idle else now
 
     def receive(self, message: Proposals) -> None:
         """Take in a draft's proposals. Answers to questions long given up do no harm."""
@@ -172,6 +181,7 @@ class Rounds:
 
     def attach(self) -> None:
         """Hand the engine the drafts that its next forward is to check."""
+        self._expected = float(len(self._sequences) - len(self._held))
         for request_id, sequence in self._sequences.items():
             token_ids = sequence.written.ahead(len(sequence.token_ids))
             if not token_ids or request_id in self._held:
@@ -185,6 +195,8 @@ class Rounds:
                 count = 0
             if count:
                 self._engine.propose(request_id, len(sequence.token_ids), token_ids[:count])
+                rate = self._drafts[sequence.draft_id].acceptance.rate
+                self._expected += expected_tokens(rate, min(count, len(token_ids))) - 1.0
 
     def expire(self) -> None:
         """Give up questions whose deadline has passed: their sequences decode on plainly."""

@@ -46,13 +46,16 @@ class Worker:
     """Drives a loop on its own thread: drain the inbox, run once, sleep on the inbox while nothing is ready.
 
     A second thread repeats the last report while a forward takes long, up to :data:`MAX_STEP_TIME`. ``on_error`` is
-    called when the loop ends with an error.
+    called when the loop ends with an error, ``on_rest`` on the engine thread before it sleeps.
     """
 
-    def __init__(self, loop: Loop, interval: float, on_error: Callable[[], None]) -> None:
+    def __init__(
+        self, loop: Loop, interval: float, on_error: Callable[[], None], on_rest: Callable[[], None] = lambda: None
+    ) -> None:
         self._loop = loop
         self._interval = interval
         self._on_error = on_error
+        self._on_rest = on_rest
         self._inbox: queue.SimpleQueue[Work] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._beat = threading.Thread(target=self._repeat_reports, name="beat", daemon=True)
@@ -99,6 +102,8 @@ class Worker:
     def _drain(self) -> None:
         """Handle all that is queued; wait for it where nothing else is to be done."""
         timeout = 0.0 if self._loop.has_work() else self._loop.next_deadline() - time.monotonic()
+        if timeout > 0 and self._inbox.empty():
+            self._on_rest()
         try:
             message = self._inbox.get(timeout=timeout) if timeout > 0 else self._inbox.get_nowait()
             while True:

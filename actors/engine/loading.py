@@ -27,6 +27,7 @@ from actors.engine.load_plan import PAGED, plan_load
 from actors.engine.loaded import LoadedModel
 from actors.engine.memory import free_memory
 from actors.engine.placement import Placement
+from actors.engine.quantized_head import quantize_head
 from actors.engine.tokenizer import check_vocabulary, load_tokenizer
 
 logger = logging.getLogger(__name__)
@@ -61,6 +62,8 @@ def load_model(
         check_vocabulary(tokenizer, blueprint.num_embeddings)
     fetch_weights(checkpoint)
     model = _materialize(config, checkpoint, model_config, plan.dtype, blueprint, plan.placement)
+    if config.quantize_head:
+        quantize_head(model, config.quantization, double=config.double_quant)
     for text in plan.notes:
         logger.warning("%s: %s", config.model, text)
     return LoadedModel(

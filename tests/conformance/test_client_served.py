@@ -33,7 +33,12 @@ def expected(**arguments: Any) -> Any:
 
 
 async def test_beams_with_scores_and_states(served: ClusterServer) -> None:
-    arguments = {"max_new_tokens": 12, "num_beams": 3, "output_scores": True, "output_hidden_states": True}
+    arguments: dict[str, Any] = {
+        "max_new_tokens": 12,
+        "num_beams": 3,
+        "output_scores": True,
+        "output_hidden_states": True,
+    }
     want = expected(**arguments)
     async with Client(served.url) as client:
         found = await client.generate(PROMPT, **arguments)

@@ -25,7 +25,9 @@ TENSORS = "application/x-safetensors"
 PROMPTS = tuple(
     tuple(3 + (31 * row + 17 * n) % (VOCAB_SIZE - 3) for n in range(length)) for row, length in enumerate((9, 4, 7, 2))
 )
-OUTPUTS = dict.fromkeys(("output_scores", "output_logits", "output_attentions", "output_hidden_states"), True)
+OUTPUTS: dict[str, Any] = dict.fromkeys(
+    ("output_scores", "output_logits", "output_attentions", "output_hidden_states"), True
+)
 SYNTH_ID = {"ngram_len": 3, "keys": [5, 7], "sampling_table_size": 64, "context_history_size": 16}
 
 # What is posted, and in its place what transformers takes, where these differ.
@@ -278,7 +280,8 @@ async def test_bad_input_names_field_and_limit(
 
 
 async def test_tensors_are_bounded_before_anything_runs(llama: HttpCluster) -> None:
-    body = {"input_ids": PROMPTS, "max_new_tokens": 400, "output_scores": True, "output_attentions": True}
+    body: dict[str, Any] = {"input_ids": PROMPTS, "max_new_tokens": 400}
+    body |= {"output_scores": True, "output_attentions": True}
     error = (await post(llama, **body)).json()["error"]
     assert error["param"] == "output_attentions"
     assert "max_output_bytes" in error["message"]
@@ -288,8 +291,9 @@ async def test_tensors_are_bounded_before_anything_runs(llama: HttpCluster) -> N
 async def test_the_bound_is_never_below_what_comes(both: HttpCluster) -> None:
     from actors.engine.output_size import output_sizes
 
-    for extra in ({}, {"num_beams": 3}, {"do_sample": True, "num_return_sequences": 2}):
-        _, fields = read(await post(both, input_ids=PROMPTS, **OUTPUTS, **extra))
+    extras: list[dict[str, Any]] = [{}, {"num_beams": 3}, {"do_sample": True, "num_return_sequences": 2}]
+    for extra in extras:
+        _, fields = read(await post(both, input_ids=PROMPTS, **(OUTPUTS | extra)))
         wishes = both.reference.generation_config.__class__(max_new_tokens=NUM_NEW, **OUTPUTS, **extra)
         bound = output_sizes(wishes, both.reference.config, num_rows=4, width=9)
         groups = {"output_attentions": "attentions", "output_hidden_states": "hidden_states"}
