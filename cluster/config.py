@@ -44,7 +44,7 @@ class LimitsConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         max_n: answers to one prompt.
         max_num_sequences: answers of one request, over all its prompts.
         max_num_beams: width of a beam search.
-        max_num_native_requests: requests that transformers' own code runs, at a time: beams, guidance, tensors, ...
+        max_num_native_requests: requests that transformers' own code runs, at a time: guidance, tensors, ...
         max_output_bytes: of the tensors that one answer brings, as float32.
         max_logprobs: alternatives with their log-probabilities, for each token.
         max_num_stop_strings, max_stop_string_chars: how many stop strings, and how long one may be.

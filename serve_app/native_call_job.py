@@ -1,4 +1,4 @@
-"""One ``/generate`` request on its way, where transformers' own code runs it: beams, guidance, tensors, encoders."""
+"""One ``/generate`` request on its way, where transformers' own code runs it: guidance, tensors, encoders, ..."""
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing

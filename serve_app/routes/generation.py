@@ -95,7 +95,7 @@ async def chat_completions(data: ChatCompletionRequest, request: StrictRequest, 
     status_code=200,
     tags=["generation"],
     summary="Continue prompts with any field of transformers' GenerationConfig",
-    description="What the engine does not batch, transformers' own code runs: beams, guidance, tensors as output, "
+    description="What the engine does not batch, transformers' own code runs: guidance, tensors as output, "
     "encoder-decoders. With stream, one JSON object a step comes as a server-sent event, [DONE] last.",
     responses={200: ResponseSpec(data_container=GenerateResponse, generate_examples=False), **ERRORS, **NO_TENSORS},
     response_headers=REQUEST_ID,
