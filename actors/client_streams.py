@@ -62,6 +62,16 @@ class ClientStreams:
             for message in merge(messages):
                 yield message
 
+    def take(self, client_id: str) -> list[Message]:
+        """End a client's stream, and return what it has yet to be sent: it goes another way."""
+        stream = self._streams.pop(client_id, None)
+        if stream is None:
+            return []
+        messages = merge(stream.messages)
+        stream.messages.clear()
+        stream.close()
+        return messages
+
     def drop(self, client_ids: Iterable[str]) -> None:
         """End the streams of clients that are gone."""
         for client_id in client_ids:

@@ -66,10 +66,16 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             raise ConfigError(f"resources: {reserved[0]} is Ray's own; set num_cpus or num_gpus instead")
 
 
+Channel = Literal["auto", "socket", "ray"]
+
+
 class RouterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """The router's policy.
 
     Attributes:
+        channel: how messages travel: "auto" over sockets between actors, unless Ray's own calls are encrypted
+            (``RAY_USE_TLS``) and sockets would not be; "socket" even then; "ray" as actor calls, which is also how they
+            go wherever no connection can be made.
         num_assistant_tokens: pins the draft length of the whole cluster; None adapts it to acceptance and load.
         max_num_assistant_tokens: upper bound of an adapted draft length.
         overlap: whether drafts write ahead while their targets check; None lets each target find out what pays.
@@ -80,6 +86,7 @@ class RouterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         worker_timeout: seconds without a report after which a worker counts as gone.
     """
 
+    channel: Channel = "auto"
     num_assistant_tokens: Annotated[int, Meta(ge=0, le=64)] | None = None
     max_num_assistant_tokens: Annotated[int, Meta(ge=1, le=64)] = 7
     overlap: bool | None = None

@@ -107,7 +107,12 @@ class DraftLoop(ModelLoop):
         now = self._clock()
         if now >= self.reporter.next_time:
             self._drop_idle(now)
-            self.reporter.send(now, self._engine.stats(), drafting=DraftingStats(idle_time=self._idle.total))
+            self.reporter.send(
+                now,
+                self._engine.stats(),
+                drafting=DraftingStats(idle_time=self._idle.total),
+                step_times=self._step_times.entries(),
+            )
             if self.reporter.is_draining and not self._goals and not self._pending:
                 self.stop()
 
@@ -187,6 +192,7 @@ class DraftLoop(ModelLoop):
         now = self._clock()
         self._num_crashes = 0
         num_tokens = self._engine.num_step_tokens
+        self._step_times.add(num_tokens, now - started)
         if num_tokens:
             self._curve.add(num_tokens, now - started)
         num_sequences = sum(1 + goal.tree.num_branches for goal in self._goals.values())

@@ -2,9 +2,11 @@
 
 from dataclasses import dataclass, field
 
+import msgspec
+
 from actors.draft_length import Acceptance, scheduled_length
 from actors.engine.params import GenerationParams
-from actors.engine.request import Delta
+from actors.engine.request import Delta, DraftingSummary
 from actors.goodput import Plan
 from actors.written import Written
 
@@ -43,6 +45,8 @@ class DraftedSequence:
         pace: (position, time): when the id of that position was or will be here; later ones follow a step each.
         pinned: its draft length, where that is not left to ``plan``.
         scheduled: what its schedule has made of the length that it pins.
+        num_ahead_hits, num_branch_hits: see :class:`actors.status.DraftingStats`; of this sequence alone.
+        wait_before: seconds in which its target had stood still for drafts when it came.
     """
 
     token_ids: list[int]
@@ -60,6 +64,14 @@ class DraftedSequence:
     acceptance: Acceptance = field(default_factory=Acceptance)
     num_unserved_steps: int = 0
     unserved_backoff: int = MIN_UNSERVED_STEPS
+    num_ahead_hits: int = 0
+    num_branch_hits: int = 0
+    wait_before: float = 0.0
+
+    @property
+    def emitted_ids(self) -> tuple[int, ...]:
+        """The tokens behind the prompt."""
+        return tuple(self.token_ids[self.num_prompt_tokens :])
 
     @property
     def num_remaining_tokens(self) -> int:
@@ -75,6 +87,13 @@ class DraftedSequence:
     def is_known(self) -> bool:
         """Whether the draft has answered for it before."""
         return self.num_acked > 0
+
+    def sum_up(self, delta: Delta, wait_time: float) -> Delta:
+        """Return its last delta with what drafting did for it; ``wait_time`` is its target's now."""
+        if not self.is_known:
+            return delta
+        drafting = DraftingSummary(self.num_ahead_hits, self.num_branch_hits, wait_time - self.wait_before)
+        return msgspec.structs.replace(delta, drafting=drafting)
 
     def pair(self, draft_id: str) -> None:
         """Change the draft."""

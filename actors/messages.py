@@ -7,7 +7,7 @@ emitted token in :class:`actors.engine.request.Delta`. A receiver truncates to t
 ::
 
     client ──Submit/Cancel──> router ──Start/Abort/Pair/Greet/SetDraftLength──> target ──Extend/Close──> draft
-    client <──Deltas/Refuse─  router <──Deltas/Refuse/Crash/Report/Leave─────── target <──Proposals────  draft
+    client <─Accept/Deltas/Refuse─ router <──Deltas/Refuse/Crash/Report/Leave── target <──Proposals────  draft
                               router <───────────────────────────────────────────────────Report/Leave─── draft
 """
 
@@ -15,7 +15,7 @@ import msgspec
 
 from actors.engine.params import GenerationParams
 from actors.engine.request import Delta, EngineStats, Request
-from actors.status import DraftingStats, WorkerInfo
+from actors.status import DraftingStats, StepTime, WorkerInfo
 
 
 class Submit(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -29,6 +29,12 @@ class Submit(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     request: Request
     is_again: bool = False
     target_id: str = ""
+
+
+class Accept(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """The router has taken a request in; it answers a :class:`Submit` that came as a message, as a Refuse does."""
+
+    request_id: str
 
 
 class Cancel(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -161,7 +167,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     are the target's unfinished requests, by which the router finds what got lost on the way. A report that is sent
     again while a forward takes long says only that the worker lives (``is_repeat``). A worker that drains takes nothing
     new. ``draft_wait_time`` is the seconds since it started in which a target had sequences, but all of them waited for
-    drafts.
+    drafts, ``step_times`` what its forwards have taken since then.
     """
 
     info: WorkerInfo
@@ -172,6 +178,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     is_draining: bool = False
     draft_wait_time: float = 0.0
     drafting: DraftingStats = DraftingStats()
+    step_times: tuple[StepTime, ...] = ()
 
 
 class Leave(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -190,6 +197,7 @@ class Stop(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
 Message = (
     Submit
+    | Accept
     | Cancel
     | Refuse
     | Start

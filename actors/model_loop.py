@@ -10,6 +10,7 @@ from actors.link import Link
 from actors.messages import Message
 from actors.reporter import Reporter
 from actors.status import WorkerInfo
+from actors.step_times import StepTimes
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +42,7 @@ class ModelLoop(ABC):
         self._config = config
         self._clock = clock
         self._num_crashes = 0
+        self._step_times = StepTimes()
         self.reporter = Reporter(link, router_id, info, config.report_interval)
         self.is_stopped = False
 

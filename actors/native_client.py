@@ -73,7 +73,10 @@ async def run_native(
                             yield event
                     case Output(large=names):
                         is_over = True
-                        refs = dict(zip(names, [ref async for ref in stream], strict=True))
+                        # On a thread, as ``async for`` would wait for each field by fetching it.
+                        *fields, end = await asyncio.to_thread(list, stream)
+                        await end
+                        refs = dict(zip(names, fields, strict=True))
                         yield Result(event, _fetcher(refs))
                         return
         except ray.exceptions.RayActorError as problem:

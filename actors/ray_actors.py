@@ -17,17 +17,23 @@ from actors.client_streams import ClientStreams
 from actors.codec import decode, encode
 from actors.compute_threads import release_threads
 from actors.config import NAMESPACE, ROUTER_NAME, Role, RouterConfig, WorkerConfig
+from actors.dial import Listener
 from actors.draft_loop import DraftLoop
 from actors.engine.errors import RequestError, SlipstreamError
 from actors.engine_factory import EngineFactory
-from actors.messages import Report, Submit
+from actors.inbox import Inbox
+from actors.loop_reader import LoopReader
+from actors.messages import Accept, Message, Report, Submit
 from actors.native_job import CancelJob, Failed, Finished, NativeJob, split_output
 from actors.native_loop import NativeLoop
+from actors.ray_channel import WorkerChannel, is_direct, listen
 from actors.ray_link import RayLink
 from actors.router import Router
+from actors.socket_link import SocketLink
 from actors.status import WorkerInfo
 from actors.target_loop import TargetLoop
-from actors.worker import Loop, Worker
+from actors.wire import Wire
+from actors.worker import Loop, Work, Worker
 
 if TYPE_CHECKING:
     from actors.engine.declared_call import DeclaredCall
@@ -64,6 +70,7 @@ class ModelActor:
             node=ray.get_runtime_context().get_node_id(),
         )
         self._worker: Worker | None = None
+        self._channel: WorkerChannel | None = None
         self._error: SlipstreamError | None = None
         self._has_native = False
         is_restart = ray.get_runtime_context().was_current_actor_reconstructed
@@ -86,6 +93,11 @@ class ModelActor:
         """Take in one message; it is only enqueued."""
         if self._worker is not None:
             self._worker.put(decode(frame))
+
+    @ray.method(concurrency_group=CONTROL)
+    def channel(self) -> bytes | None:
+        """Return where this worker listens for direct connections, as an encoded Endpoint; None where it does not."""
+        return self._channel.endpoint() if self._channel is not None else None
 
     @ray.method(concurrency_group=CONTROL)
     def watch(self, timeout: float) -> bool:
@@ -122,11 +134,14 @@ class ModelActor:
             logger.exception("%s could not load its model", self._info.worker_id)
             return SlipstreamError(f"{self._info.worker_id} could not load {worker.model.model!r}: {error!r}")
         loop_class = TargetLoop if self.role == "target" else DraftLoop
-        loop: Loop = loop_class(engine, RayLink(), self._info, ROUTER_NAME, router, time.monotonic)
+        inbox: Inbox[Work] = Inbox()
+        worker_id = self._info.worker_id
+        self._channel = WorkerChannel(worker_id, self.role, inbox, is_direct=is_direct(router.channel, os.environ))
+        loop: Loop = loop_class(engine, self._channel.link, self._info, ROUTER_NAME, router, time.monotonic)
         if self.role == "target" and (native := getattr(engine, "native", None)) is not None:  # simulations have none
             loop = NativeLoop(loop, native)
             self._has_native = True
-        self._worker = Worker(loop, router.report_interval, on_error=give_up, on_rest=release_threads)
+        self._worker = Worker(loop, router.report_interval, on_error=give_up, on_rest=release_threads, inbox=inbox)
         self._worker.start()
         return None
 
@@ -142,7 +157,7 @@ class TargetActor(ModelActor):
 
         ``assistant`` is a model that came through the object store, to be the call's ``assistant_model``.
 
-        Behind a :class:`actors.native_job.Output` come the fields that it names, each alone: who asked holds
+        Behind a :class:`actors.native_job.Output` come the fields that it names, each alone, and None: who asked holds
         references to them and fetches what it looks at.
         """
         worker = self._worker
@@ -160,9 +175,10 @@ class TargetActor(ModelActor):
             if isinstance(event, Finished):
                 output, fields = split_output(event.output)
                 yield output
-                # Ray may send into this generator, which a list's iterator could not take.
-                for field in fields:  # noqa: UP028
-                    yield field
+                # Not ``yield from``: Ray sends into its generators, and a list's iterator cannot be sent to.
+                for value in fields:  # noqa: UP028
+                    yield value
+                yield None
             else:
                 yield event
 
@@ -184,10 +200,13 @@ class RouterActor:
 
     def __init__(self, config: bytes, description: bytes, models: tuple[str, ...] = ()) -> None:
         self._description = description
+        self._config = msgspec.msgpack.decode(config, type=RouterConfig)
         self._streams = ClientStreams(workers=RayLink())
+        self._link = SocketLink(ROUTER_NAME, self._streams, LoopReader(self._take_in))
+        self._listener: Listener | None = None
         self._router = Router(
-            self._streams,
-            msgspec.msgpack.decode(config, type=RouterConfig),
+            self._link,
+            self._config,
             time.monotonic,
             models,
             is_restart=ray.get_runtime_context().was_current_actor_reconstructed,
@@ -199,10 +218,7 @@ class RouterActor:
     async def receive(self, frame: bytes) -> None:
         """Take in one message of a worker or a client."""
         self._keep_ticking()
-        message = decode(frame)
-        if isinstance(message, Report):
-            self._keep_watching(message.info)
-        self._router.handle(message)
+        self._take_in("", decode(frame))
 
     async def submit(self, frame: bytes) -> bytes | None:
         """Take a request in. Returns an encoded Refuse where it is refused at once."""
@@ -219,6 +235,13 @@ class RouterActor:
         async for message in self._streams.listen(client_id):
             yield encode(message)
 
+    async def channel(self) -> bytes | None:
+        """Return where the router listens for direct connections, as an encoded Endpoint; None where it does not."""
+        if self._listener is None and is_direct(self._config.channel, os.environ):
+            self._listener = listen(ROUTER_NAME, self._connected)
+            self._spawn(self._listener.run())
+        return msgspec.msgpack.encode(self._listener.endpoint) if self._listener is not None else None
+
     async def client_alive(self, client_id: str, request_ids: list[str]) -> list[str]:
         """Note a client's sign of life. Returns those of its requests that are unknown here."""
         self._keep_ticking()
@@ -232,6 +255,23 @@ class RouterActor:
         """Return the cluster's state as an encoded ClusterStats."""
         self._keep_ticking()
         return msgspec.msgpack.encode(self._router.stats())
+
+    def _connected(self, wire: Wire) -> None:
+        """Talk to a worker or a client over its wire from now on."""
+        self._keep_ticking()
+        self._link.accept(wire)
+        for message in self._streams.take(wire.peer):
+            self._link.send(wire.peer, message)
+
+    def _take_in(self, peer: str, message: Message) -> None:
+        """Take in one message of ``peer``, or of whoever where it came by a call."""
+        if isinstance(message, Submit):
+            refusal = self._router.submit(message)
+            self._link.send(message.client_id, refusal or Accept(request_id=message.request.request_id))
+            return
+        if isinstance(message, Report):
+            self._keep_watching(message.info)
+        self._router.handle(message)
 
     def _keep_ticking(self) -> None:
         """Start the ticker with the first call: an actor's constructor runs before its event loop does."""

@@ -8,7 +8,7 @@ import msgspec
 from actors.config import Role
 from actors.engine.request import EngineStats
 from actors.messages import Report
-from actors.status import ClusterStats, DraftingStats, WorkerInfo, WorkerStatus
+from actors.status import ClusterStats, DraftingStats, StepTime, WorkerInfo, WorkerStatus
 
 FORGET_AFTER = 120.0  # seconds for which a dead worker is still shown, and its model still counts as known
 
@@ -24,6 +24,7 @@ class _Worker:
     draft_length: int = 0
     draft_wait_time: float = 0.0
     drafting: DraftingStats = field(default_factory=DraftingStats)
+    step_times: tuple[StepTime, ...] = ()
 
 
 class Registry:
@@ -38,6 +39,8 @@ class Registry:
         self._models = frozenset(models)
         self._workers: dict[str, _Worker] = {}
         self._past_steps = 0  # of targets that are no longer known
+        self._past_drafting = DraftingStats()  # ... and of all such workers
+        self._past_draft_wait_time = 0.0
 
     def enter(self, report: Report) -> bool:
         """Take in a report. Returns whether the worker is new, back again, or another process under the same name."""
@@ -51,6 +54,7 @@ class Registry:
                 known.stats, known.draft_length = report.stats, report.draft_length
                 known.request_ids = frozenset(report.request_ids)
                 known.draft_wait_time, known.drafting = report.draft_wait_time, report.drafting
+                known.step_times = report.step_times
             return False
         if known is not None and not is_same:
             self._retire(known)
@@ -63,6 +67,7 @@ class Registry:
             draft_length=report.draft_length,
             draft_wait_time=report.draft_wait_time,
             drafting=report.drafting,
+            step_times=report.step_times,
         )
         return True
 
@@ -137,6 +142,7 @@ class Registry:
                 draft_wait_time=worker.draft_wait_time,
                 drafting=worker.drafting,
                 stats=worker.stats,
+                step_times=worker.step_times,
             )
             for worker_id, worker in sorted(self._workers.items())
         )
@@ -145,10 +151,13 @@ class Registry:
             workers=statuses,
             num_steps=self._past_steps + sum(worker.stats.num_steps for worker in targets),
             draft_length=max((worker.draft_length for worker in targets if worker.is_alive), default=0),
-            drafting=_sum_of(worker.drafting for worker in self._workers.values()),
+            drafting=_sum_of([self._past_drafting, *(worker.drafting for worker in self._workers.values())]),
+            draft_wait_time=self._past_draft_wait_time + sum(w.draft_wait_time for w in self._workers.values()),
         )
 
     def _retire(self, worker: _Worker) -> None:
+        self._past_drafting = _sum_of([self._past_drafting, worker.drafting])
+        self._past_draft_wait_time += worker.draft_wait_time
         if worker.info.role == "target":
             self._past_steps += worker.stats.num_steps
 

@@ -5,7 +5,7 @@ import msgspec
 from actors.engine.request import EngineStats
 from actors.link import Link
 from actors.messages import Leave, Report
-from actors.status import DraftingStats, WorkerInfo
+from actors.status import DraftingStats, StepTime, WorkerInfo
 
 
 class Reporter:
@@ -30,6 +30,7 @@ class Reporter:
         draft_length: int = 0,
         draft_wait_time: float = 0.0,
         drafting: DraftingStats = DraftingStats(),  # noqa: B008  # frozen
+        step_times: tuple[StepTime, ...] = (),
     ) -> None:
         """Report, and set the time of the next beat."""
         self.next_time = now + self._interval
@@ -41,6 +42,7 @@ class Reporter:
             is_draining=self.is_draining,
             draft_wait_time=draft_wait_time,
             drafting=drafting,
+            step_times=step_times,
         )
         self._last = msgspec.structs.replace(report, is_repeat=True)
         self._link.send(self._router_id, report)

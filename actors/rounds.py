@@ -71,6 +71,9 @@ class Rounds:
     def __contains__(self, request_id: str) -> bool:
         return request_id in self._sequences
 
+    def __getitem__(self, request_id: str) -> DraftedSequence:
+        return self._sequences[request_id]
+
     def request_ids(self) -> tuple[str, ...]:
         """Return the ids of all sequences."""
         return tuple(self._sequences)
@@ -78,11 +81,6 @@ class Rounds:
     def stats(self) -> DraftingStats:
         """Return what has been counted."""
         return DraftingStats(**self._counts)
-
-    def emitted(self, request_id: str) -> tuple[int, ...]:
-        """Return the tokens of a sequence behind its prompt."""
-        sequence = self._sequences[request_id]
-        return tuple(sequence.token_ids[sequence.num_prompt_tokens :])
 
     def set_draft_length(self, num_draft_tokens: int) -> None:
         """Pin the draft length of sequences that do not pin their own."""
@@ -250,6 +248,7 @@ class Rounds:
             view.acceptance.add(verdict.num_accepted, verdict.num_rejected)
             view.second.add(verdict.num_foreseen, verdict.num_unforeseen)
         self._counts["num_branch_hits"] += verdict.num_foreseen
+        sequence.num_branch_hits += verdict.num_foreseen
 
     def _ask(self, request_ids: Iterable[str]) -> None:
         """Tell the drafts of sequences what is confirmed and ask for proposals, in one message a draft."""
@@ -290,6 +289,7 @@ class Rounds:
         start, is_known, position = sequence.num_acked, sequence.is_known, len(sequence.token_ids)
         at_hand = sequence.num_written - position
         self._counts["num_ahead_hits"] += at_hand > 0
+        sequence.num_ahead_hits += at_hand > 0
         self._counts["num_probes"] += is_probe
         num_ahead = max(k, at_hand) + num_ahead - k
         if not 0 < at_hand < sequence.goal - position:  # it was turned around, or has come to rest

@@ -9,19 +9,18 @@ import logging
 import math
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import msgspec
 import ray
 
 from actors.client_streams import CLIENT_PREFIX
-from actors.codec import decode, encode
 from actors.engine.errors import GenerationError, OverloadedError, RequestError, SlipstreamError
 from actors.engine.request import Delta, Request
 from actors.journal import Contradiction, Gap, Journal
 from actors.messages import Cancel, Deltas, Message, Refuse, Submit
 from actors.native_client import Result, run_native
+from actors.router_line import LINE_ERRORS, RouterLine
 from actors.start import get_router
 from actors.status import ClusterStats
 
@@ -31,6 +30,8 @@ if TYPE_CHECKING:
     from actors.native_job import Tokens
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 BEAT_INTERVAL = 2.0
 RETRY_DELAY = 0.05
@@ -67,7 +68,7 @@ class RouterClient:
 
     def __init__(self, client_id: str, router: Any) -> None:
         self.client_id = client_id
-        self._router = router
+        self._line = RouterLine(client_id, router)
         self._open: dict[str, _Open] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -106,7 +107,7 @@ class RouterClient:
         finally:
             self._open.pop(request.request_id, None)
             if not entry.journal.is_finished:
-                self._send(Cancel(request_id=request.request_id))
+                self._line.send(Cancel(request_id=request.request_id))
 
     def run_native(self, call: "NativeCall | DeclaredCall", model: str) -> "AsyncIterator[Tokens | Result]":
         """Run transformers' own ``generate`` on a target; see :func:`actors.native_client.run_native`."""
@@ -114,25 +115,24 @@ class RouterClient:
 
     async def stats(self) -> ClusterStats:
         """Return the cluster's state. Raises GenerationError where the router cannot be reached."""
-        frame = await self._ask(lambda router: router.stats.remote(), lambda: ROUTER_TIMEOUT)
-        return msgspec.msgpack.decode(frame, type=ClusterStats)
+        return await self._ask(self._line.stats, lambda: ROUTER_TIMEOUT)
 
     async def close(self) -> None:
         """Take back what is open and end the stream."""
         for request_id in list(self._open):
-            self._send(Cancel(request_id=request_id))
+            self._line.send(Cancel(request_id=request_id))
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _ask(self, ask: Callable[[Any], Any], timeout: Callable[[], float]) -> Any:
+    async def _ask(self, ask: Callable[[], Awaitable[T]], timeout: Callable[[], float]) -> T:
         """Call the router, over again while it is away. Raises GenerationError when ``timeout()`` seconds are over."""
         started_at = time.monotonic()
         while True:
             try:
-                return await ask(self._router)
-            except ray.exceptions.RayError as problem:
+                return await ask()
+            except LINE_ERRORS as problem:
                 if time.monotonic() - started_at > timeout():
                     raise GenerationError(f"the router cannot be reached: {type(problem).__name__}") from None
                 await self._reconnect(problem)
@@ -141,14 +141,13 @@ class RouterClient:
         """Hand a request to the router. Raises what it is refused with."""
         entry.is_being_submitted = True
         try:
-            frame = await self._ask(
-                lambda router: router.submit.remote(encode(entry.submission(self.client_id))),
+            refusal = await self._ask(
+                lambda: self._line.submit(entry.submission(self.client_id)),
                 lambda: STREAM_TIMEOUT if entry.is_accepted else ROUTER_TIMEOUT,
             )
         finally:
             entry.is_being_submitted = False
-        refusal = decode(frame) if frame is not None else None
-        if isinstance(refusal, Refuse):
+        if refusal is not None:
             raise _error(refusal)
         entry.is_accepted, entry.is_missing = True, False
 
@@ -158,7 +157,7 @@ class RouterClient:
         except SlipstreamError as error:
             entry.arrived.put_nowait(error)
         if self._open.get(entry.journal.request.request_id) is not entry:
-            self._send(Cancel(request_id=entry.journal.request.request_id))  # its reader has left in the meantime
+            self._line.send(Cancel(request_id=entry.journal.request.request_id))  # its reader has left in the meantime
 
     def _resubmit(self, entries: Iterable[_Open]) -> None:
         """Submit requests again that were accepted; the router then sends what of their tokens is missing here."""
@@ -170,15 +169,11 @@ class RouterClient:
     async def _listen(self) -> None:
         """Read the stream for as long as this client lives, over again where it breaks."""
         while True:
-            await self._ask(
-                lambda router: router.client_alive.remote(self.client_id, list(self._open)), lambda: math.inf
-            )
+            await self._ask(lambda: self._line.beat(self._open), lambda: math.inf)
             self._resubmit(self._open.values())
             broken: Exception | None = None
             try:
-                stream = self._router.subscribe.options(num_returns="streaming").remote(self.client_id)
-                async for item in stream:
-                    self._receive(decode(await item))
+                await self._line.listen(self._receive)
             except ray.exceptions.RayError as problem:
                 logger.warning("the stream from the router broke: %s", type(problem).__name__)
                 broken = problem
@@ -190,7 +185,7 @@ class RouterClient:
             await asyncio.sleep(BEAT_INTERVAL)
             named = dict(self._open)
             try:
-                unknown = await self._router.client_alive.remote(self.client_id, list(named))
+                unknown = await self._line.beat(named)
             except ray.exceptions.RayError:
                 continue
             lost = {i: entry for i in unknown if (entry := named[i]) is self._open.get(i)}
@@ -202,12 +197,10 @@ class RouterClient:
     async def _reconnect(self, problem: Exception | None) -> None:
         """Wait a moment, and look for another router where this one will not come back."""
         await asyncio.sleep(RETRY_DELAY)
-        if problem is None or isinstance(problem, ray.exceptions.ActorUnavailableError):
-            return
-        try:
-            self._router = await asyncio.to_thread(get_router)
-        except SlipstreamError as error:
-            logger.debug("%s", error)
+        if isinstance(problem, ray.exceptions.RayError) and not isinstance(
+            problem, ray.exceptions.ActorUnavailableError
+        ):
+            await self._line.find_router()
 
     def _receive(self, message: Message) -> None:
         match message:
@@ -232,12 +225,6 @@ class RouterClient:
         entry.target_id = target_id
         if fresh is not None:
             entry.arrived.put_nowait(fresh)
-
-    def _send(self, message: Message) -> None:
-        try:
-            self._router.receive.options(num_returns=0).remote(encode(message))
-        except Exception as error:
-            logger.debug("the router cannot be reached: %s", error)
 
     def _spawn(self, work: Any) -> None:
         task = asyncio.get_running_loop().create_task(work)

@@ -65,16 +65,18 @@ class SimulatedSequence:
 
         What it wrote ahead stands if it agrees with all that is confirmed.
         """
-        before, after = self.ids, self.ids[:start] + list(token_ids)
-        num_common = next(
-            (i for i, (a, b) in enumerate(zip(before, after, strict=False)) if a != b), min(len(before), len(after))
+        start = min(start, len(self.ids))
+        known, num_told = self.ids[start:], start + len(token_ids)
+        num_same = next(
+            (i for i, (a, b) in enumerate(zip(known, token_ids, strict=False)) if a != b),
+            min(len(known), len(token_ids)),
         )
-        if num_common < len(after) or len(after) < self.num_known:
-            self.ids = after
-            self.num_computed = min(self.num_computed, num_common, len(after) - 1)
-        self.num_known = len(after)
-        self.num_to_answer = min(len(after) + num_new_tokens, self.max_num_tokens)
-        self.goal = min(len(after) + num_new_tokens + num_ahead, self.max_num_tokens)
+        if num_same < len(token_ids) or num_told < self.num_known:
+            self.ids[start:] = token_ids
+            self.num_computed = min(self.num_computed, start + num_same, num_told - 1)
+        self.num_known = num_told
+        self.num_to_answer = min(num_told + num_new_tokens, self.max_num_tokens)
+        self.goal = min(num_told + num_new_tokens + num_ahead, self.max_num_tokens)
 
     def draft(self, acceptance: float) -> Delta | None:
         """Write one drafted token; a delta with all of them once there are as many as were asked for."""

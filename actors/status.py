@@ -55,10 +55,20 @@ class DraftingStats(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     idle_time: float = 0.0
 
 
+class StepTime(msgspec.Struct, frozen=True, array_like=True):
+    """Forwards of an engine of ``knot`` tokens, or a few more: how many, their tokens, and the seconds they took."""
+
+    knot: int
+    num_steps: int = 0
+    num_tokens: int = 0
+    seconds: float = 0.0
+
+
 class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A worker as the router sees it now. ``last_report`` is in seconds before now.
 
-    ``draft_wait_time`` is the seconds since it started in which a target stood still for its drafts.
+    ``draft_wait_time`` is the seconds since it started in which a target stood still for its drafts, ``step_times``
+    what its forwards have taken by the tokens in them.
     """
 
     info: WorkerInfo
@@ -69,12 +79,14 @@ class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     draft_wait_time: float = 0.0
     drafting: DraftingStats = DraftingStats()
     stats: EngineStats = EngineStats()
+    step_times: tuple[StepTime, ...] = ()
 
 
 class ClusterStats(msgspec.Struct, frozen=True, kw_only=True):
     """The cluster at one moment: its workers, what is in flight, and totals since the router started.
 
-    ``drafting`` sums what the workers that are still known have counted.
+    ``drafting`` sums what workers have counted, those that are gone included. Bubbles are ``draft_wait_time``, the
+    seconds in which targets stood still for drafts, and ``drafting.idle_time``, those in which drafts did for targets.
     """
 
     workers: tuple[WorkerStatus, ...] = ()
@@ -89,6 +101,7 @@ class ClusterStats(msgspec.Struct, frozen=True, kw_only=True):
     num_steps: int = 0
     draft_length: int = 0
     drafting: DraftingStats = DraftingStats()
+    draft_wait_time: float = 0.0
     uptime: float = 0.0
 
     @property

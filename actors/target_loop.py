@@ -90,6 +90,7 @@ class TargetLoop(ModelLoop):
                 draft_length=self._rounds.last_draft_length,
                 draft_wait_time=self._draft_wait.total,
                 drafting=self._rounds.stats(),
+                step_times=self._step_times.entries(),
             )
             if self.reporter.is_draining and not self._rounds.request_ids():
                 self.stop()
@@ -138,13 +139,14 @@ class TargetLoop(ModelLoop):
             self._link.send(self._router_id, Deltas(worker_id=self._worker_id, items=(delta,)))
         else:
             self._rounds.add(request, message.draft_id)
+            self._rounds[request.request_id].wait_before = self._draft_wait.total
 
     def _resend(self, request: Request) -> bool:
         """Send again what a running sequence has emitted behind what the router knows: it has lost some, or is new.
 
         Returns whether that is so; if not, the sequence has to be run again from what the router knows.
         """
-        emitted = self._rounds.emitted(request.request_id)
+        emitted = self._rounds[request.request_id].emitted_ids
         num_known = len(request.emitted_token_ids)
         if emitted[:num_known] != request.emitted_token_ids:
             return False
@@ -172,12 +174,20 @@ class TargetLoop(ModelLoop):
             return
         elapsed = self._clock() - started
         self._num_crashes = 0
+        self._step_times.add(self._engine.num_step_tokens, elapsed)
+        deltas = [delta if delta.finish_reason is None else self._sum_up(delta) for delta in deltas]
         if deltas:
             # Before anything else: a first token must not wait for what drafts are told.
             self._link.send(self._router_id, Deltas(worker_id=self._worker_id, items=tuple(deltas)))
         num_rows = sum(1 + delta.num_drafted for delta in deltas)
         self._rounds.note_step(num_rows, elapsed, is_decode=self._engine.num_step_tokens <= num_rows)
         self._deltas = deltas
+
+    def _sum_up(self, delta: Delta) -> Delta:
+        """Add to a sequence's last delta what drafting did for it."""
+        if delta.request_id not in self._rounds:
+            return delta
+        return self._rounds[delta.request_id].sum_up(delta, self._draft_wait.total)
 
     def _crash(self, error: Exception) -> None:
         """Drop every sequence after a forward that failed as a whole; the router places them again, suspects alone."""

@@ -1,12 +1,12 @@
 """The thread that owns an engine. Everyone else only puts messages into its inbox."""
 
 import logging
-import queue
 import threading
 import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from actors.inbox import Inbox
 from actors.messages import Drain, Message, Stop
 from actors.native_job import CancelJob, NativeJob
 from actors.reporter import Reporter
@@ -46,17 +46,23 @@ class Worker:
     """Drives a loop on its own thread: drain the inbox, run once, sleep on the inbox while nothing is ready.
 
     A second thread repeats the last report while a forward takes long, up to :data:`MAX_STEP_TIME`. ``on_error`` is
-    called when the loop ends with an error, ``on_rest`` on the engine thread before it sleeps.
+    called when the loop ends with an error, ``on_rest`` on the engine thread before it sleeps. ``inbox`` is the
+    worker's own, unless wires bring messages into it as well.
     """
 
     def __init__(
-        self, loop: Loop, interval: float, on_error: Callable[[], None], on_rest: Callable[[], None] = lambda: None
+        self,
+        loop: Loop,
+        interval: float,
+        on_error: Callable[[], None],
+        on_rest: Callable[[], None] = lambda: None,
+        inbox: Inbox[Work] | None = None,
     ) -> None:
         self._loop = loop
         self._interval = interval
         self._on_error = on_error
         self._on_rest = on_rest
-        self._inbox: queue.SimpleQueue[Work] = queue.SimpleQueue()
+        self._inbox: Inbox[Work] = inbox or Inbox()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._beat = threading.Thread(target=self._repeat_reports, name="beat", daemon=True)
         self._turn_at = time.monotonic()
@@ -98,19 +104,19 @@ class Worker:
             self._on_error()
         finally:
             self.ended.set()
+            self._inbox.close()
 
     def _drain(self) -> None:
         """Handle all that is queued; wait for it where nothing else is to be done."""
         timeout = 0.0 if self._loop.has_work() else self._loop.next_deadline() - time.monotonic()
-        if timeout > 0 and self._inbox.empty():
+        messages = self._inbox.take()
+        if timeout > 0 and not messages:
             self._on_rest()
-        try:
-            message = self._inbox.get(timeout=timeout) if timeout > 0 else self._inbox.get_nowait()
-            while True:
+            messages = self._inbox.take(timeout)
+        while messages:
+            for message in messages:
                 self._handle(message)
-                message = self._inbox.get_nowait()
-        except queue.Empty:
-            return
+            messages = self._inbox.take()
 
     def _handle(self, message: Work) -> None:
         try:

@@ -15,6 +15,7 @@ from transformers import GenerationConfig
 from actors.engine.errors import RequestError
 from actors.engine.params import GenerationParams
 from actors.engine.request import Request
+from actors.engine.validation import check_params
 from cluster.generation import KNOWN_FIELDS, NativeModeError, resolve_params, sequence_seed
 from cluster.inputs import PromptBatch, prompt_batch
 from cluster.named import NAMED_AS, named_processors
@@ -48,6 +49,7 @@ class GenerateCall:
         pad_token_id: fills rows that end early.
         num_returned: sequences that each beam search is to return.
         return_dict: whether an output object is asked for.
+        use_cache: whether the output has keys and values.
     """
 
     prompts: PromptBatch
@@ -56,6 +58,7 @@ class GenerateCall:
     pad_token_id: int
     num_returned: int
     return_dict: bool
+    use_cache: bool
 
     def requests(self) -> Iterator[Request]:
         """A request a row, with ids of its own."""
@@ -73,6 +76,7 @@ def prepare_call(
     *,
     defaults: GenerationConfig,
     vocab_size: int | None,
+    device: torch.device,
     seed: int | None,
     native: Mapping[str, Any],
     is_streamed: bool,
@@ -85,6 +89,7 @@ def prepare_call(
         generation_config: base of the call.
         defaults: of the model, under all else.
         vocab_size: bounds the ids; None does not check them.
+        device: where a call without inputs has its result.
         seed: of the call.
         native: arguments that ask for a mode which the engine does not batch, unless they are None.
         is_streamed: whether a streamer waits for tokens.
@@ -102,11 +107,10 @@ def prepare_call(
     input_ids = _input_ids(inputs, arguments.pop("input_ids", None))
     attention_mask = arguments.pop("attention_mask", None)
     config, fields = _merge(generation_config, defaults, arguments)
-    eos_token_ids = _token_ids(config.eos_token_id)
+    eos_token_ids = _token_ids("eos_token_id", config.eos_token_id)
     if input_ids is None:
-        input_ids = _bos(config)
-    pad_token_id = config.pad_token_id if config.pad_token_id is not None else next(iter(eos_token_ids), None)
-    pad_token_id = None if pad_token_id is None else int(pad_token_id)
+        input_ids = _bos(config, device)
+    pad_token_id = next(iter((*_token_ids("pad_token_id", config.pad_token_id), *eos_token_ids)), None)
     prompts = prompt_batch(
         input_ids, attention_mask, pad_token_id=pad_token_id, eos_token_ids=eos_token_ids, vocab_size=vocab_size
     )
@@ -116,9 +120,11 @@ def prepare_call(
     if seed is not None:
         fields["seed"] = seed
     params = resolve_params({}, fields, num_prompt_tokens=prompts.width, can_search=True)
+    if vocab_size is not None:
+        check_params(params, vocab_size)
     if params.has_beams and is_streamed:
         raise NativeModeError("transformers has its own word on a streamer for beams")
-    num_returned = config.num_return_sequences or 1
+    num_returned = _num_copies(config.num_return_sequences)
     return GenerateCall(
         prompts=prompts if params.has_beams else prompts.expand(num_returned),
         params=params,
@@ -126,6 +132,7 @@ def prepare_call(
         pad_token_id=_fill_of_beams(pad_token_id, eos_token_ids) if params.has_beams else pad_token_id or 0,
         num_returned=num_returned if params.has_beams else 1,
         return_dict=config.return_dict_in_generate is True,
+        use_cache=config.use_cache is not False,
     )
 
 
@@ -140,10 +147,10 @@ def _input_ids(inputs: Any, input_ids: Any) -> Any:
     return inputs if inputs is not None else input_ids
 
 
-def _bos(config: GenerationConfig) -> torch.Tensor:
+def _bos(config: GenerationConfig, device: torch.device) -> torch.Tensor:
     if config.bos_token_id is None:
         raise RequestError("input_ids: needed, as the model has no bos_token_id to start from", field="input_ids")
-    return torch.tensor([[int(config.bos_token_id)]])
+    return torch.tensor([[int(config.bos_token_id)]], device=device)
 
 
 def _merge(
@@ -153,6 +160,11 @@ def _merge(
 
     Arguments lie over ``given``, which lies over ``defaults``; an argument that is None switches a field off.
     """
+    if given is not None and not isinstance(given, GenerationConfig):
+        raise RequestError(
+            f"generation_config: a GenerationConfig is needed, but it is a {type(given).__name__}",
+            field="generation_config",
+        )
     config = copy.deepcopy(given) if given is not None else GenerationConfig()
     config.update(**defaults.to_dict(), defaults_only=True, allow_custom_entries=True)
     rest = {name: value for name, value in config.update(**arguments).items() if value is not None}
@@ -164,12 +176,26 @@ def _merge(
     return config, fields
 
 
-def _token_ids(value: Any) -> tuple[int, ...]:
-    """One id, several, a tensor of them, or None, as a tuple."""
+def _token_ids(name: str, value: Any) -> tuple[int, ...]:
+    """One id, several, a tensor of them, or None, as a tuple. Raises RequestError where they are none."""
     if value is None:
         return ()
     plain = value.tolist() if isinstance(value, torch.Tensor) else value
-    return tuple(plain) if isinstance(plain, list | tuple) else (int(plain),)
+    ids = tuple(plain) if isinstance(plain, list | tuple) else (plain,)
+    if not all(isinstance(token, int) for token in ids):
+        raise RequestError(f"{name}: token ids are integers, but it is {value!r:.80}", field=name)
+    return ids
+
+
+def _num_copies(num_return_sequences: Any) -> int:
+    count = 1 if num_return_sequences is None else num_return_sequences
+    if not isinstance(count, int) or count < 1:
+        raise RequestError(
+            f"num_return_sequences: an integer of 1 or more is needed, but it is {count!r}",
+            field="num_return_sequences",
+            limit="1",
+        )
+    return count
 
 
 def _warn_of_lengths(config: GenerationConfig) -> None:

@@ -2,33 +2,19 @@
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
 from actors.engine.errors import SlipstreamError
 from cluster import __version__
-
-Command = TypeVar("Command", bound=Callable[..., None])
+from cluster.audit.commands import audit
+from cluster.bench.commands import bench
+from cluster.cluster_options import QUANTIZATIONS, cluster_config, cluster_options
 
 INTERRUPTED = 130
-QUANTIZATIONS = click.Choice(["none", "nf4", "fp4", "int8"])
-CLUSTER_OPTIONS = (
-    click.option("--config", "config_file", type=click.Path(dir_okay=False), help="YAML or JSON file of the cluster."),
-    click.option("--assistant-model", help="The draft: path or hub id."),
-    click.option("--quantization", type=QUANTIZATIONS, help="How the target is loaded."),
-    click.option("--assistant-quantization", type=QUANTIZATIONS, help="How the draft is loaded."),
-    click.option("--dtype", default="auto", show_default=True, help="Dtype of what is not quantized."),
-    click.option("--device-map", default="auto", show_default=True, help="How a target is spread over devices."),
-    click.option("--target-replicas", type=click.IntRange(1), default=1, show_default=True),
-    click.option("--draft-replicas", type=click.IntRange(0), help="0 decodes without a draft.  [default: 1]"),
-    click.option("--num-gpus", type=click.FloatRange(0), help="GPUs of a target.  [default: shared out]"),
-    click.option("--assistant-num-gpus", type=click.FloatRange(0), help="GPUs of a draft."),
-    click.option("--num-threads", type=click.IntRange(1), help="CPU threads of an actor.  [default: shared out]"),
-    click.option("--num-assistant-tokens", type=click.IntRange(0, 64), help="Draft length.  [default: adapted]"),
-)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -62,13 +48,6 @@ def cli() -> None:
     """Slipstream: a generation cluster on Ray with speculative decoding."""
 
 
-def cluster_options(command: Command) -> Command:
-    """Add the options that describe a cluster to start."""
-    for option in reversed(CLUSTER_OPTIONS):
-        command = option(command)
-    return command
-
-
 @cli.command(short_help="Serve a model over HTTP in the foreground.")
 @click.argument("model", default="demo")
 @cluster_options
@@ -78,7 +57,7 @@ def serve(model: str, config_file: str | None, host: str, port: int, **options: 
     """Serve MODEL over HTTP in the foreground: a path, a hub id, or the embedded pair "demo"."""
     from serve_app.run import serve_forever
 
-    serve_forever(_cluster_config(model, config_file, options), host, port)
+    serve_forever(cluster_config(model, config_file, options), host, port)
 
 
 @cli.command(short_help="Generate behind a prompt, streamed to the terminal.")
@@ -117,7 +96,7 @@ def generate(
         sys.stdin.read() if prompt == "-" else prompt,
         {**fields, "max_new_tokens": max_new_tokens},
         model=model,
-        make_config=lambda: _cluster_config(model, config_file, options),
+        make_config=lambda: cluster_config(model, config_file, options),
     )
 
 
@@ -150,7 +129,7 @@ def batch(
     from serve_app.offline import open_answerer
 
     def make_config() -> Any:
-        return _cluster_config(model, config_file, options)
+        return cluster_config(model, config_file, options)
 
     run_batch(
         {"input": input_file, "output": output, "seed": seed, "max_in_flight": max_in_flight, "num_feeders": feeders},
@@ -206,20 +185,8 @@ def config(example: bool) -> None:
     click.echo(yaml.safe_dump(msgspec.to_builtins(ClusterConfig.demo()), sort_keys=False), nl=False)
 
 
-def _cluster_config(model: str | None, config_file: str | None, options: dict[str, Any]) -> Any:
-    """Build the configuration to start: a file's, or that of the options. Both at once are refused."""
-    from cluster.config import ClusterConfig
-    from cluster.configure import DEMO, configure
-
-    if config_file is None:
-        return configure(model or DEMO, **options)
-    context = click.get_current_context()
-    given = [name for name in options if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE]
-    if model is not None and context.get_parameter_source("model") is click.core.ParameterSource.COMMANDLINE:
-        given.append("model")
-    if given:
-        raise click.UsageError(f"--config describes the whole cluster; leave out {', '.join(sorted(given))}")
-    return ClusterConfig.from_file(config_file)
+cli.add_command(audit)
+cli.add_command(bench)
 
 
 if __name__ == "__main__":

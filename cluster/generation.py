@@ -223,7 +223,7 @@ def _plain(value: Any) -> Any:
 
 def _convert(name: str, value: Any) -> Any:
     """The spellings that transformers and JSON allow, in the one form that ``GenerationParams`` has."""
-    if not _is_finite(value):
+    if name != "sequence_bias" and not _is_finite(value):  # there -inf rules a sequence out; the engine refuses others
         raise RequestError(f"{name}: finite numbers are needed, but it is {value!s:.80}", field=name)
     match name:
         case "eos_token_id" | "forced_eos_token_id" if isinstance(value, int):

@@ -65,3 +65,11 @@ async def run_requests(
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def connect_router() -> ModelClient:
+    """A client of the cluster that runs on this Ray. Raises SlipstreamError where none runs."""
+    from actors.router_client import RouterClient
+
+    client: ModelClient = await RouterClient.connect()
+    return client

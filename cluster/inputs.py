@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from actors.engine.errors import RequestError
+from actors.engine.errors import RequestError, TokenIdError
 
 
 @dataclass(frozen=True)
@@ -14,10 +14,12 @@ class PromptBatch:
 
     Attributes:
         input_ids: (rows, width) long, as given, on the caller's device; every result begins with it.
+        attention_mask: (rows, width) bool, which ids are no padding.
         rows: each row's ids without padding.
     """
 
     input_ids: torch.Tensor
+    attention_mask: torch.Tensor
     rows: tuple[tuple[int, ...], ...]
 
     @property
@@ -30,7 +32,8 @@ class PromptBatch:
         if num_copies == 1:
             return self
         rows = tuple(row for row in self.rows for _ in range(num_copies))
-        return PromptBatch(self.input_ids.repeat_interleave(num_copies, dim=0), rows)
+        ids, mask = (part.repeat_interleave(num_copies, dim=0) for part in (self.input_ids, self.attention_mask))
+        return PromptBatch(ids, mask, rows)
 
 
 def prompt_batch(
@@ -49,7 +52,8 @@ def prompt_batch(
 
     Raises:
         RequestError: not an integer tensor of shape (rows, width), nothing in it, a row without any token, a mask of
-            another shape, an id outside of the vocabulary.
+            another shape.
+        TokenIdError: an id outside of the vocabulary.
     """
     if not isinstance(input_ids, torch.Tensor):
         raise RequestError(f"input_ids: a torch.Tensor is needed, but it is {type(input_ids)}", field="input_ids")
@@ -62,7 +66,7 @@ def prompt_batch(
     if input_ids.numel() == 0:
         raise RequestError("input_ids: at least one token is needed, but it is empty", field="input_ids", limit="1")
     if vocab_size is not None:
-        _check_vocabulary(input_ids, vocab_size)
+        check_vocabulary("input_ids", input_ids, vocab_size)
     mask = _mask(input_ids, attention_mask, pad_token_id, eos_token_ids)
     rows = tuple(
         tuple(ids[keep].tolist()) for ids, keep in zip(input_ids.cpu().unbind(), mask.cpu().unbind(), strict=True)
@@ -70,16 +74,17 @@ def prompt_batch(
     for index, row in enumerate(rows):
         if not row:
             raise RequestError(f"attention_mask: row {index} masks its whole prompt", field="attention_mask")
-    return PromptBatch(input_ids.long(), rows)
+    return PromptBatch(input_ids.long(), mask, rows)
 
 
-def _check_vocabulary(input_ids: torch.Tensor, vocab_size: int) -> None:
-    low, high = int(input_ids.min()), int(input_ids.max())
+def check_vocabulary(name: str, token_ids: torch.Tensor, vocab_size: int) -> None:
+    """Raise TokenIdError unless all ids of argument ``name`` lie below ``vocab_size``."""
+    low, high = int(token_ids.min()), int(token_ids.max())
     if low < 0 or high >= vocab_size:
         wrong = low if low < 0 else high
-        raise RequestError(
-            f"input_ids: the model knows the ids from 0 to {vocab_size - 1}, but there is {wrong}",
-            field="input_ids",
+        raise TokenIdError(
+            f"{name}: the model knows the ids from 0 to {vocab_size - 1}, but there is {wrong}",
+            field=name,
             limit=str(vocab_size - 1),
         )
 

@@ -2,34 +2,35 @@
 
 import logging
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import closing
-from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import torch
-from transformers import GenerationConfig, PretrainedConfig, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, GenerationConfig
 
 from actors.engine.config import EngineConfig
+from actors.engine.errors import RequestError
+from actors.engine.native_generation import NativeCall
 from actors.status import ClusterStats
 from cluster.background import BackgroundLoop
+from cluster.batched import cache_call, engine_output, run_rows
 from cluster.calls import GenerateCall, prepare_call
 from cluster.config import ClusterConfig
 from cluster.configure import configure
+from cluster.face import ModelFace
 from cluster.generation import NativeModeError
-from cluster.generation_client import Emit, ModelClient, RunningCluster, run_requests
-from cluster.native import device_of, local_assistant, native_call, run_call
-from cluster.outputs import ClusterGenerateOutput, EmittedRows, pad_rows
-from cluster.pretrained import load_generation_config, load_model_config
+from cluster.generation_client import ModelClient, RunningCluster, connect_router
+from cluster.native import device_of, forward_call, local_assistant, native_call, run_call
+from cluster.outputs import ClusterGenerateOutput
+from cluster.refusals import judged
 from cluster.searches import Generated, run_searches
-from cluster.streaming import Streamer, StreamFeed
-from cluster.tokenization import load_tokenizer
+from cluster.streaming import Streamer
 
 logger = logging.getLogger(__name__)
 
 
-class ClusterModel:
+class ClusterModel(ModelFace):
     """A target model and its draft on a cluster of actors, used like a model of transformers.
 
     >>> with ClusterModel.from_pretrained("demo") as model:
@@ -52,7 +53,7 @@ class ClusterModel:
             connect: makes the client; awaited on this object's own event loop.
             cluster: shut down by :meth:`close`.
         """
-        self.cluster_config = config
+        super().__init__(config)
         self._cluster = cluster
         self._loop = BackgroundLoop("slipstream-client")
         try:
@@ -146,7 +147,7 @@ class ClusterModel:
             config = ClusterConfig.from_dict(config)
         cluster = Cluster.start(config)
         try:
-            return cls(cluster.config, _connect_router, cluster)
+            return cls(cluster.config, connect_router, cluster)
         except BaseException:
             cluster.shutdown()
             raise
@@ -158,39 +159,10 @@ class ClusterModel:
 
         cluster = Cluster.connect()
         try:
-            return cls(cluster.config, _connect_router, cluster)
+            return cls(cluster.config, connect_router, cluster)
         except BaseException:
             cluster.shutdown()
             raise
-
-    @property
-    def device(self) -> torch.device:
-        """Where inputs are expected: the CPU, whatever devices the actors have."""
-        return torch.device("cpu")
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Dtype of the target's unquantized weights."""
-        name = self.cluster_config.target.worker.model.dtype
-        dtype = getattr(torch, name) if name != "auto" else self.config.dtype
-        return dtype if isinstance(dtype, torch.dtype) else torch.float32
-
-    @cached_property
-    def config(self) -> PretrainedConfig:
-        """The target's configuration."""
-        return load_model_config(self.cluster_config.target.worker.model)
-
-    @cached_property
-    def generation_config(self) -> GenerationConfig:
-        """The target's generation defaults; changes to it hold for the calls of this object."""
-        return load_generation_config(self.cluster_config.target.worker.model, self.config)
-
-    @cached_property
-    def tokenizer(self) -> PreTrainedTokenizerBase:
-        """The target's tokenizer, padding on the left. Raises ConfigError where it has none."""
-        tokenizer = load_tokenizer(self.cluster_config.target.worker.model)
-        tokenizer.padding_side = "left"
-        return tokenizer
 
     def generate(
         self,
@@ -229,7 +201,7 @@ class ClusterModel:
             streamer: gets the prompts, then each new token, then the end; on the caller's side.
             negative_prompt_ids: for ``guidance_scale``.
             negative_prompt_attention_mask: for ``guidance_scale``.
-            custom_generate: a decoding loop, run in the actor.
+            custom_generate: a decoding loop, run in the actor; or a local folder with one, which the actor has to see.
             seed: fixes all randomness of a sampled call, whatever else runs; row i of the result draws from
                 ``sequence_seed(seed, i)``. None draws one from torch's default generator.
             kwargs: ``attention_mask`` (rows, width), fields of ``GenerationConfig``, what the model's forward takes,
@@ -237,15 +209,18 @@ class ClusterModel:
 
         Returns:
             Prompts and new tokens, (rows * num_return_sequences, width + longest) long, ended rows padded; with
-            ``return_dict_in_generate`` transformers' output class, which also has the call's ``seed``. Its large
-            fields are fetched when they are read.
+            ``return_dict_in_generate`` transformers' output class, which also has the call's ``seed`` and in ``stats``
+            what drafting did for each row. Its large fields are fetched when they are read.
 
         Raises:
-            RequestError: an argument that is refused (a ValueError); names the field.
+            RequestError: an argument that is refused; names the field. A ValueError, and of the class that transformers
+                raises of the same call.
             GenerationError: a sequence failed while it ran.
             Exception: whatever a callable or transformers' own code raised.
         """
         client = self._connected()
+        given = kwargs if inputs is None else {"inputs": inputs, **kwargs}
+        tokenizer = kwargs.get("tokenizer")
         mode = {
             "logits_processor": logits_processor or None,
             "stopping_criteria": stopping_criteria or None,
@@ -255,37 +230,64 @@ class ClusterModel:
             "negative_prompt_attention_mask": negative_prompt_attention_mask,
             "custom_generate": custom_generate,
         }
+
+        def natively() -> torch.Tensor | ClusterGenerateOutput:
+            whole = native_call(
+                {**given, **mode, "generation_config": generation_config, "synced_gpus": synced_gpus},
+                defaults=self.generation_config,
+                vocab_size=self.vocab_size,
+                seed=seed,
+                is_streamed=streamer is not None,
+            )
+            output: torch.Tensor | ClusterGenerateOutput = self._run_native(client, whole, streamer)
+            return output
+
         try:
-            call = prepare_call(
+            call: GenerateCall | None = prepare_call(
                 inputs,
                 generation_config,
                 defaults=self.generation_config,
-                vocab_size=getattr(self.config.get_text_config(), "vocab_size", None),
+                vocab_size=self.vocab_size,
+                device=self.device,
                 seed=seed,
-                native=mode | {"encoder": self.config.is_encoder_decoder or None},
+                native=mode
+                | {
+                    "encoder": self.config.is_encoder_decoder or None,
+                    "tokenizer": None if tokenizer is None or self.has_tokenizer else tokenizer,
+                },
                 is_streamed=streamer is not None,
                 kwargs=kwargs,
             )
         except NativeModeError as reason:
             logger.debug("transformers' own generate runs this call: %s", reason)
-            given = kwargs if inputs is None else {"inputs": inputs, **kwargs}
-            output: torch.Tensor | ClusterGenerateOutput = run_call(
-                self._loop,
-                client,
-                native_call(
-                    {**given, **mode, "generation_config": generation_config, "synced_gpus": synced_gpus},
-                    defaults=self.generation_config,
-                    seed=seed,
-                    is_streamed=streamer is not None,
-                ),
-                self.cluster_config.name,
-                streamer=streamer,
-                device=device_of(given),
-            )
-            return output
+            call = None
+        except RequestError as refusal:
+            return judged(refusal, kwargs, natively)
+        if call is None:
+            return natively()
         if call.params.has_beams:
             return run_searches(self._loop, client, call, self.cluster_config)
         return self._run_batched(client, call, streamer)
+
+    def forward(self, input_ids: torch.Tensor | None = None, **kwargs: Any) -> Any:
+        """Run the target's own forward, without gradients; calling this object does the same.
+
+        Args:
+            input_ids: token ids (rows, width), long.
+            kwargs: what the model's forward takes, such as ``attention_mask``, ``labels``, ``past_key_values``.
+
+        Returns:
+            transformers' output, its fields fetched when they are read: ``logits`` (rows, width, vocab) in the model's
+            dtype. Where they are many they are computed in pieces, so that a target holds few at a time.
+
+        Raises:
+            TokenIdError: an id that the model does not know.
+            Exception: whatever the model raised.
+        """
+        given = {"input_ids": input_ids, **kwargs}
+        return self._run_native(self._connected(), forward_call(given, vocab_size=self.vocab_size))
+
+    __call__ = forward
 
     def stats(self) -> ClusterStats:
         """Workers, what is in flight, and totals since the router started."""
@@ -313,26 +315,14 @@ class ClusterModel:
 
     def _run_batched(self, client: ModelClient, call: GenerateCall, streamer: Streamer | None) -> Generated:
         """Run the rows of a call side by side in the engine."""
-        feed = None if streamer is None else StreamFeed(streamer, call.pad_token_id)
-        if feed is not None:
-            feed.begin(call.prompts.input_ids)
-        emitted = EmittedRows(len(call.prompts.rows))
         config = self.cluster_config
+        rows = run_rows(self._loop, client, call, config.name, config.router.max_num_requests, streamer=streamer)
+        return engine_output(rows, call, lambda: self._run_native(self._connected(), cache_call(rows.sequences, call)))
 
-        async def produce(emit: Emit) -> None:
-            await run_requests(client, call.requests(), config.name, config.router.max_num_requests, emit)
-
-        with closing(self._loop.iterate(produce)) as deltas:
-            for index, delta in deltas:
-                emitted.add(index, delta)
-                if feed is not None:
-                    feed.advance(emitted)
-        if feed is not None:
-            feed.end()
-        sequences = pad_rows(call.prompts.input_ids, emitted.rows, call.pad_token_id)
-        if call.return_dict:
-            return ClusterGenerateOutput(sequences=sequences, seed=call.seed)  # type: ignore[arg-type]
-        return sequences
+    def _run_native(self, client: ModelClient, call: NativeCall, streamer: Streamer | None = None) -> Any:
+        """Run a call by transformers' own code; its result lies where its tensors lie."""
+        device = device_of(call.arguments, self.device)
+        return run_call(self._loop, client, call, self.cluster_config.name, streamer=streamer, device=device)
 
     def _connected(self) -> ModelClient:
         if self._client is None:
@@ -340,12 +330,9 @@ class ClusterModel:
         return self._client
 
 
+# By this transformers knows the class: its pipelines complain of models that they have never heard of.
+AutoModelForCausalLM.register(ClusterConfig, ClusterModel, exist_ok=True)
+
+
 async def _awaited(awaitable: Awaitable[ModelClient]) -> ModelClient:
     return await awaitable
-
-
-async def _connect_router() -> ModelClient:
-    from actors.router_client import RouterClient
-
-    client: ModelClient = await RouterClient.connect()
-    return client

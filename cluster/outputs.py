@@ -8,13 +8,19 @@ from transformers.generation.utils import GenerateDecoderOnlyOutput
 
 from actors.engine.errors import GenerationError
 from actors.engine.request import Delta, FinishReason
+from actors.journal import skip
+from actors.request_stats import RequestStats, RequestTally
 
 
 @dataclass
 class ClusterGenerateOutput(GenerateDecoderOnlyOutput):
-    """transformers' output, and the seed that the call had (None for greedy search, which has no randomness)."""
+    """transformers' output, with the seed that the call had, and what drafting did for each row.
+
+    ``seed`` is None for greedy search, which has no randomness, ``stats`` where transformers' own code ran the call.
+    """
 
     seed: int | None = None
+    stats: tuple[RequestStats, ...] | None = None
 
 
 class EmittedRows:
@@ -23,6 +29,11 @@ class EmittedRows:
     def __init__(self, num_rows: int) -> None:
         self.rows: list[list[int]] = [[] for _ in range(num_rows)]
         self.is_finished = [False] * num_rows
+        self._tallies = [RequestTally() for _ in range(num_rows)]
+
+    def stats(self) -> tuple[RequestStats, ...]:
+        """What drafting did for each row so far."""
+        return tuple(tally.stats() for tally in self._tallies)
 
     def add(self, index: int, delta: Delta) -> None:
         """Take in a delta of row ``index``. Raises GenerationError where the sequence failed or a token is missing."""
@@ -30,7 +41,10 @@ class EmittedRows:
         row = self.rows[index]
         if delta.start > len(row):
             raise GenerationError(f"row {index}: tokens {len(row)} to {delta.start - 1} are missing")
-        row.extend(delta.token_ids[len(row) - delta.start :])
+        fresh = skip(delta, len(row) - delta.start)
+        if fresh.token_ids or (fresh.finish_reason is not None and not self.is_finished[index]):
+            self._tallies[index].add(fresh)
+        row.extend(fresh.token_ids)
         self.is_finished[index] = self.is_finished[index] or delta.finish_reason is not None
 
 

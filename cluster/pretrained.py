@@ -2,8 +2,10 @@
 
 from typing import Any
 
+import torch
 from transformers import AutoConfig, GenerationConfig, PretrainedConfig
 
+from actors.engine.auto_model import auto_class
 from actors.engine.catalog import find_checkpoint
 from actors.engine.config import ModelConfig
 from actors.engine.errors import ConfigError
@@ -34,3 +36,9 @@ def load_generation_config(config: ModelConfig, model_config: PretrainedConfig) 
     if unused:
         raise ConfigError(f"generation: transformers knows no {', '.join(sorted(unused))}")
     return defaults
+
+
+def count_parameters(config: PretrainedConfig) -> int:
+    """Number of parameters of a model with this configuration, tied ones counted once."""
+    with torch.device("meta"):
+        return int(auto_class(config).from_config(config).num_parameters())

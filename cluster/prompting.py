@@ -35,7 +35,7 @@ def generate_text(
     Raises:
         SlipstreamError: a refused parameter, another model, a failed run.
     """
-    with _open_cluster(model, make_config) as cluster:
+    with open_cluster(model, make_config) as cluster:
         model_config = cluster.config.target.worker.model
         tokenizer = load_tokenizer(model_config)
         prompt_ids = tuple(tokenizer(prompt).input_ids)
@@ -52,7 +52,7 @@ def generate_text(
 
 
 @contextlib.contextmanager
-def _open_cluster(model: str | None, make_config: Callable[[], ClusterConfig]) -> Iterator[Cluster]:
+def open_cluster(model: str | None, make_config: Callable[[], ClusterConfig]) -> Iterator[Cluster]:
     """The cluster that runs, which is left running, or one that is started and shut down again."""
     try:
         cluster = Cluster.connect()

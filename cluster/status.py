@@ -67,6 +67,12 @@ def totals(stats: ClusterStats) -> list[str]:
             f"draft length {stats.draft_length}; {stats.num_accepted_tokens} of {stats.num_draft_tokens} drafted "
             f"tokens accepted ({rate:.0%}); by position: {per_position}"
         )
+        drafting = stats.drafting
+        lines.append(
+            f"{drafting.num_rounds} rounds; drafts at hand {drafting.num_ahead_hits} times, from second choices "
+            f"{drafting.num_branch_hits}; bubbles: targets {stats.draft_wait_time:.1f} s, "
+            f"drafts {drafting.idle_time:.1f} s"
+        )
     return lines
 
 

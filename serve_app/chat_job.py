@@ -100,7 +100,9 @@ class ChatJob:
         if is_first:
             yield ChunkChoice(index=delta.index, delta=ChatDelta(role="assistant", content=""))
         logprobs = self._logprobs(delta)
-        if delta.text or (delta.token_ids and (logprobs is not None or self._data.return_token_ids)):
+        has_logprobs = bool(delta.token_ids) and logprobs is not None
+        has_origins = self._data.return_token_ids and (bool(delta.token_ids) or delta.stats is not None)
+        if delta.text or has_logprobs or has_origins:
             token_ids, info = self._origins(delta)
             yield ChunkChoice(
                 index=delta.index,

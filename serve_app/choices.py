@@ -6,10 +6,12 @@ from contextlib import aclosing
 from typing import Literal, TypeVar
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from actors.engine.errors import GenerationError, RequestError
 from actors.engine.params import GenerationParams
 from actors.engine.request import Beam, Delta, FinishReason, Request, TokenLogprobs
+from actors.request_stats import RequestStats, RequestTally
 from cluster.generation_client import GenerationClient
 from serve_app.detached import spawn
 from serve_app.errors import timed_out
@@ -43,6 +45,7 @@ class ChoiceDelta(msgspec.Struct, frozen=True, kw_only=True):
         prompt_logprobs: an entry for every token of the prompt but the first, where asked for; in the first delta.
         beams: what a search has found, best first; in its last delta.
         finish_reason: set in the last delta.
+        stats: what drafting did for the sequence; in the last delta.
     """
 
     index: int
@@ -55,6 +58,7 @@ class ChoiceDelta(msgspec.Struct, frozen=True, kw_only=True):
     prompt_logprobs: tuple[TokenLogprobs, ...] | None = None
     beams: tuple[Beam, ...] = ()
     finish_reason: FinishReason | None = None
+    stats: RequestStats | None = None
 
     @property
     def text(self) -> str:
@@ -65,13 +69,15 @@ class ChoiceDelta(msgspec.Struct, frozen=True, kw_only=True):
 class DraftInfo(msgspec.Struct, frozen=True, kw_only=True):
     """Who wrote what. ``segments`` are (text, whether a drafted token wrote it), in order, the whole of the text.
 
-    ``text_offset`` says for each token where in the answer, an echoed prompt apart, its text begins.
+    ``text_offset`` says for each token where in the answer, an echoed prompt apart, its text begins. ``stats`` comes at
+    the end of an answer: what drafting did for it.
     """
 
     num_drafted: int
     num_accepted: int
     segments: tuple[Segment, ...]
     text_offset: tuple[int, ...] = ()
+    stats: RequestStats | UnsetType = UNSET
 
     @classmethod
     def of(cls, delta: ChoiceDelta, segments: tuple[Segment, ...]) -> "DraftInfo":
@@ -81,6 +87,7 @@ class DraftInfo(msgspec.Struct, frozen=True, kw_only=True):
             num_accepted=delta.num_accepted,
             segments=segments,
             text_offset=delta.offsets,
+            stats=UNSET if delta.stats is None else delta.stats,
         )
 
 
@@ -107,11 +114,13 @@ async def run_choice(
 
     Raises GenerationError where it fails, RequestError where the model has no log-probabilities to give.
     """
+    tally = RequestTally()
     async with aclosing(closing_generator(client.generate(choice.request, model))) as deltas:
         async for delta in deltas:
             if delta.finish_reason is FinishReason.ERROR:
                 raise GenerationError(delta.error or "the sequence failed")
             _check_logprobs(choice.request.params, delta)
+            tally.add(delta)
             is_end = delta.finish_reason is FinishReason.STOP and bool(delta.token_ids)
             is_last_hidden = is_end and not choice.rules.include_stop and choice.is_stop_token(delta.token_ids[-1])
             segments = text.push(delta.token_ids, delta.num_accepted, is_last_hidden=is_last_hidden)
@@ -129,6 +138,7 @@ async def run_choice(
                 prompt_logprobs=delta.prompt_logprobs,
                 beams=delta.beams or (),
                 finish_reason=finish_reason,
+                stats=None if finish_reason is None else tally.stats(),
             )
             if finish_reason is not None:
                 return
@@ -209,4 +219,5 @@ def combine(deltas: Sequence[ChoiceDelta]) -> ChoiceDelta:
         prompt_logprobs=deltas[0].prompt_logprobs,
         beams=deltas[-1].beams,
         finish_reason=deltas[-1].finish_reason,
+        stats=deltas[-1].stats,
     )

@@ -68,6 +68,7 @@ class GenerationJob:
             segments=delta.segments,
             finish_reason=delta.finish_reason.value if delta.finish_reason else None,
             seed=params.seed if delta.finish_reason else UNSET,
+            stats=UNSET if delta.stats is None else delta.stats,
             logprobs=delta.logprobs if params.logprobs is not None else UNSET,
             prompt_logprobs=UNSET if delta.prompt_logprobs is None else delta.prompt_logprobs,
         )

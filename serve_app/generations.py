@@ -4,6 +4,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from actors.engine.request import TokenLogprobs
+from actors.request_stats import RequestStats
 from serve_app.generation_fields import GenerationFields
 from serve_app.usage import Usage
 
@@ -43,9 +44,11 @@ class GeneratedSequence(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         segments: (text, whether a drafted token wrote it), in order, the whole of ``text``.
-        seed: reproduces this sequence alone; in a stream it comes with the last chunk. Where transformers' own code
+        seed: reproduces this sequence alone; in a stream it comes with the last chunk, and so does ``stats``. Where
+            transformers' own code
             ran the request, only its sequences together have a seed, that of the answer.
         score: a beam's log-probability over its length, for a beam search with output_scores.
+        stats: what drafting did for this sequence.
         logprobs: per token (its log-probability, [(id, log-probability) of the most probable ones]).
         prompt_logprobs: the same for the prompt's tokens from the second on; in a stream with the first chunk.
     """
@@ -59,6 +62,7 @@ class GeneratedSequence(msgspec.Struct, frozen=True, kw_only=True):
     finish_reason: str | None = None
     seed: int | UnsetType = UNSET
     score: float | UnsetType = UNSET
+    stats: RequestStats | UnsetType = UNSET
     logprobs: tuple[TokenLogprobs, ...] | UnsetType = UNSET
     prompt_logprobs: tuple[TokenLogprobs, ...] | UnsetType = UNSET
 

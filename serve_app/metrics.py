@@ -95,6 +95,24 @@ class _ClusterCollector(Collector):
             "spec_decode_num_drafts": ("Rounds that checked a proposal.", stats.num_drafts),
             "spec_decode_num_draft_tokens": ("Drafted tokens that were checked.", stats.num_draft_tokens),
             "spec_decode_num_accepted_tokens": ("Drafted tokens that were accepted.", stats.num_accepted_tokens),
+            "spec_decode_num_rounds": ("Forwards that checked drafts, of any sequences.", stats.drafting.num_rounds),
+            "spec_decode_num_ahead_hits": (
+                "Times that a sequence's next drafts were at hand when its step had ended.",
+                stats.drafting.num_ahead_hits,
+            ),
+            "spec_decode_num_branch_hits": (
+                "Times that a draft had gone on from its second choice, and the target had that.",
+                stats.drafting.num_branch_hits,
+            ),
+            "spec_decode_num_probes": ("Questions to drafts that do not pay.", stats.drafting.num_probes),
+            "spec_decode_target_bubble_seconds": (
+                "Seconds in which targets stood still for drafts.",
+                stats.draft_wait_time,
+            ),
+            "spec_decode_draft_bubble_seconds": (
+                "Seconds in which drafts stood still for targets.",
+                stats.drafting.idle_time,
+            ),
             "generation_tokens": ("Tokens emitted.", stats.num_generated_tokens),
             "prompt_tokens": ("Prompt tokens prefilled.", sum(target.num_prompt_tokens for target in targets)),
             "prefix_cache_hits": (

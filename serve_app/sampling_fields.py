@@ -53,7 +53,7 @@ class SamplingFields(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         skip_special_tokens: leave special tokens out of the text.
         truncate_prompt_tokens: keep only so many of the prompt's last tokens; -1 is as many as the model takes.
         prompt_logprobs: log-probabilities of the prompt's tokens, with that many alternatives each.
-        return_token_ids: add ids, origins and draft counts to each choice.
+        return_token_ids: add ids, origins and draft counts to each choice, and at its end what drafting did for it.
         return_tokens_as_token_ids: name tokens in log-probabilities by their ids.
         num_assistant_tokens: pins the draft length; 0 turns drafting off. Never changes the text.
     """

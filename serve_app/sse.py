@@ -16,6 +16,8 @@ from serve_app.errors import client_gone, from_exception
 DONE = b"data: [DONE]\n\n"
 HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 
+WRITE_INTERVAL = 0.002  # seconds between two writes of a stream
+
 T = TypeVar("T")
 Chunks = AsyncGenerator[msgspec.Struct, None]
 
@@ -79,8 +81,14 @@ async def _next(chunks: Chunks) -> msgspec.Struct:
 
 
 async def _encode(first: msgspec.Struct, rest: Chunks) -> AsyncGenerator[bytes, None]:
-    """Events as bytes, the first one at once; those that are ready together leave together."""
+    """Events as bytes, the first one at once; those that are ready together leave together.
+
+    After a write the next one waits for :data:`WRITE_INTERVAL`, which only streams quicker than that notice: for them
+    writes are most of what a token costs.
+    """
+    loop = asyncio.get_running_loop()
     yield _event(first)
+    written_at = loop.time()
     ready: list[bytes] = []
     arrived = asyncio.Event()
 
@@ -99,10 +107,14 @@ async def _encode(first: msgspec.Struct, rest: Chunks) -> AsyncGenerator[bytes, 
     try:
         while not task.done() or ready:
             await arrived.wait()
+            pause = written_at + WRITE_INTERVAL - loop.time()
+            if pause > 0 and not task.done():
+                await asyncio.wait((task,), timeout=pause)
             arrived.clear()
             events = b"".join(ready)
             ready.clear()
             yield events
+            written_at = loop.time()
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)

@@ -85,11 +85,6 @@ class BeamGroup:
         """Ids of all beams that lack keys and values."""
         return sum(member.num_missing_tokens for member in self.members)
 
-    @property
-    def max_num_tokens(self) -> int:
-        """Length that its beams may reach."""
-        return self.stopping.max_num_tokens
-
     def num_common_tokens(self) -> int:
         """Leading ids that all beams share and whose keys and values one of them may compute for all."""
         first, *others = (member.token_ids for member in self.members)

@@ -7,7 +7,8 @@ SlipstreamError
 │   ├── DoesNotFitError        the model and its KV cache do not fit the memory that is free
 │   └── VocabularyError        the tokenizer does not fit the model's vocabulary
 ├── RequestError           a request that is refused; names the field and the limit
-│   └── OverloadedError        too much is in flight; the same request may be taken later
+│   ├── OverloadedError        too much is in flight; the same request may be taken later
+│   └── TokenIdError           a token id that the model does not know; an IndexError, as torch raises
 └── GenerationError        a request that failed while it ran; its neighbours go on
 """
 
@@ -52,6 +53,10 @@ class RequestError(SlipstreamError, ValueError):
 
 class OverloadedError(RequestError):
     """The cluster has as many requests in flight as it takes; the same request may be taken later."""
+
+
+class TokenIdError(RequestError, IndexError):
+    """A token id beyond the model's vocabulary. torch, which meets it in the embedding, calls that an IndexError."""
 
 
 class GenerationError(SlipstreamError, RuntimeError):

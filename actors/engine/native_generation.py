@@ -10,7 +10,7 @@ from __future__ import annotations
 import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from greenlet import getcurrent, greenlet
@@ -21,36 +21,36 @@ from transformers.generation.streamers import BaseStreamer
 from actors.engine.declared_call import DeclaredCall, PlainOutput
 from actors.engine.declared_generation import DeclaredGeneration, failure, plain_output
 from actors.engine.errors import GenerationError
+from actors.engine.native_forward import forward
 from actors.engine.params import NamedProcessor
 from actors.engine.processor_registry import ProcessorRegistry
 
 
 @dataclass(frozen=True, kw_only=True)
 class NativeCall:
-    """One call of ``generate``, as its caller wrote it.
+    """One call of ``generate``, or of the model itself, as its caller wrote it.
 
     Attributes:
-        arguments: of ``generate``, without ``streamer``. May hold tensors, callables and models.
+        arguments: of the method, without ``streamer``. May hold tensors, callables and models.
         defaults: the model's generation defaults as the caller has them; None keeps the loaded ones.
         seed: of torch's generators for the length of the call; None leaves them as they are.
         is_streamed: whether new tokens are reported as they come.
         logits_processors, stopping_criteria: those that the target's registry makes by their names.
+        method: ``generate``, or ``forward`` for the model's own output.
     """
 
     arguments: Mapping[str, Any] = field(default_factory=dict)
     defaults: GenerationConfig | None = None
     seed: int | None = None
     is_streamed: bool = False
+    method: Literal["generate", "forward"] = "generate"
     logits_processors: tuple[NamedProcessor, ...] = ()
     stopping_criteria: tuple[NamedProcessor, ...] = ()
 
     @property
     def wants_attentions(self) -> bool:
         """Whether the model has to keep its attentions."""
-        given = self.arguments.get("generation_config")
-        wishes = [self.arguments.get("output_attentions")]
-        wishes += [getattr(config, "output_attentions", None) for config in (given, self.defaults)]
-        return bool(next((wish for wish in wishes if wish is not None), False))
+        return bool(wish(self.arguments, self.defaults, "output_attentions"))
 
 
 class Events(Protocol):
@@ -89,25 +89,32 @@ class _PlainReporter(_Reporter):
 
 
 class NativeRun:
-    """One call under way. Made by :meth:`NativeModel.start`."""
+    """One call under way. Made by :meth:`NativeModel.start`.
+
+    Attributes:
+        call: what is asked.
+        depths: layers of the model's parts, as the run had them at the end of its last turn.
+        is_cancelled: whether it ends at its next turn.
+    """
 
     def __init__(self, model: NativeModel, call: NativeCall | DeclaredCall, events: Events) -> None:
         self._model = model
-        self._call = call
+        self.call = call
         self._events = events
         self._greenlet = greenlet(self._run)
         self._random_states: list[torch.Tensor] | None = None
+        self.depths: list[int | None] | None = None
         self.is_cancelled = False
 
     def advance(self) -> bool:
         """Run up to the next forward, or to the end. Returns whether there is more to do."""
-        with self._model.turn(self._call), torch.no_grad():
+        with self._model.turn(self), torch.no_grad():
             outside = _random_states()
             try:
                 if self._random_states is not None:
                     _set_random_states(self._random_states)
-                elif self._call.seed is not None:
-                    torch.manual_seed(self._call.seed)
+                elif self.call.seed is not None:
+                    torch.manual_seed(self.call.seed)
                 if self.is_cancelled:
                     self._greenlet.throw(_Cancelled())
                 else:
@@ -129,7 +136,7 @@ class NativeRun:
 
     def _run(self) -> None:
         try:
-            output = self._model.generate(self._call, self._events)
+            output = self._model.generate(self.call, self._events)
         except _Cancelled:
             return
         except BaseException as error:
@@ -183,7 +190,9 @@ class NativeModel:
         model: Any = self._model
         if call.defaults is not None:
             model.generation_config = call.defaults
-        arguments = {name: _to_device(value, model.device) for name, value in call.arguments.items()}
+        arguments = {name: to_device(value, model.device) for name, value in call.arguments.items()}
+        if call.method == "forward":
+            return to_cpu(forward(model, arguments))
         if isinstance(assistant := arguments.get("assistant_model"), PreTrainedModel):
             assistant.eval()
         if call.logits_processors:
@@ -196,61 +205,77 @@ class NativeModel:
     def _generate_declared(self, call: DeclaredCall, events: Events) -> PlainOutput:
         """Raises SlipstreamErrors only, which any caller can read."""
         try:
-            arguments = _to_device(self._declared.arguments(call), self._model.device)
+            arguments = to_device(self._declared.arguments(call), self._model.device)
             streamer = _PlainReporter(events) if call.is_streamed else None
             generate: Any = self._model.generate
             return plain_output(generate(**arguments, streamer=streamer))
         except Exception as error:
             raise failure(error, call) from error
 
-    def turn(self, call: NativeCall | DeclaredCall) -> _Attention:
-        """A context in which the model has transformers' attention."""
-        return _Attention(self._configs, "eager" if call.wants_attentions else self._attention)
+    def turn(self, run: NativeRun) -> _Lent:
+        """A context in which the model is the run's."""
+        return _Lent(self._configs, "eager" if run.call.wants_attentions else self._attention, run)
 
     def _before_forward(self, module: torch.nn.Module, args: Any) -> None:
         if self._run is not None and self._run.is_running_here():
             self._run.hand_over()
 
 
-class _Attention:
-    """Puts an attention implementation on configurations and takes it off again."""
+class _Lent:
+    """Lends a model's configurations to a run for a turn, and puts them back as the engine has them.
 
-    def __init__(self, configs: list[Any], name: str) -> None:
+    A run has transformers' attention. With early exit it also sets the model's depth while it drafts, and may be
+    stopped, or given up, before it has set it back.
+    """
+
+    def __init__(self, configs: list[Any], attention: str, run: NativeRun) -> None:
         self._configs = configs
-        self._name = name
-        self._before: list[Any] = []
+        self._attention = attention
+        self._run = run
+        self._before: list[tuple[Any, Any]] = []
 
     def __enter__(self) -> None:
-        self._before = [config._attn_implementation_internal for config in self._configs]
-        for config in self._configs:
-            config._attn_implementation_internal = self._name
+        self._before = [(config._attn_implementation_internal, _depth(config)) for config in self._configs]
+        for config, depth in zip(self._configs, self._run.depths or [at for _, at in self._before], strict=True):
+            config._attn_implementation_internal = self._attention
+            _set_depth(config, depth)
 
     def __exit__(self, *error: object) -> None:
-        for config, before in zip(self._configs, self._before, strict=True):
-            config._attn_implementation_internal = before
+        self._run.depths = [_depth(config) for config in self._configs]
+        for config, (attention, depth) in zip(self._configs, self._before, strict=True):
+            config._attn_implementation_internal = attention
+            _set_depth(config, depth)
+
+
+def _depth(config: Any) -> int | None:
+    return getattr(config, "num_hidden_layers", None)
+
+
+def _set_depth(config: Any, depth: int | None) -> None:
+    if _depth(config) != depth:
+        config.num_hidden_layers = depth
 
 
 def to_cpu(value: Any) -> Any:
-    """Return ``value`` with every tensor in it on the CPU: tensors, caches, and what nests them."""
-    return _moved(value, torch.device("cpu"))
+    """Return ``value`` with every tensor in it on the CPU; see :func:`to_device`."""
+    return to_device(value, torch.device("cpu"))
 
 
-def _to_device(value: Any, device: torch.device) -> Any:
-    """Inputs where the model expects them; callables, models and configurations as they are."""
-    return _moved(value, device)
+def to_device(value: Any, device: torch.device) -> Any:
+    """Return ``value`` with every tensor in it on ``device``: tensors, caches, and what nests them.
 
-
-def _moved(value: Any, device: torch.device) -> Any:
+    Caches and dictionaries are changed in place; callables, models and configurations stay as they are.
+    """
     if isinstance(value, torch.Tensor):
         return value.to(device)
     if isinstance(value, Cache):
         return _moved_cache(value, device)
     if isinstance(value, dict):  # ModelOutput is one, and assigns its attributes with its items
         for key in list(value):
-            value[key] = _moved(value[key], device)
+            value[key] = to_device(value[key], device)
         return value
     if type(value) in (tuple, list):
-        return type(value)(_moved(item, device) for item in value)
+        return type(value)(to_device(item, device) for item in value)
     return value
 
 
@@ -263,6 +288,13 @@ def _moved_cache(cache: Any, device: torch.device) -> Any:
             if isinstance(value, torch.Tensor):
                 setattr(layer, name, value.to(device))
     return cache
+
+
+def wish(arguments: Mapping[str, Any], defaults: GenerationConfig | None, name: str) -> Any:
+    """What a call of ``generate`` asks for under a name of ``GenerationConfig``'s: its own word, or the defaults'."""
+    configs = [arguments.get("generation_config"), defaults]
+    said = [arguments.get(name), *(getattr(config, name, None) for config in configs)]
+    return next((value for value in said if value is not None), None)
 
 
 def _with_traceback(error: BaseException) -> Exception:

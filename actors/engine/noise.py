@@ -10,6 +10,8 @@ The beam is 0 but in beam sampling.
 they would matter.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -99,6 +101,14 @@ def gumbel_noise_at(seeds: Tensor, positions: Tensor, token_ids: Tensor) -> Tens
     """
     words = torch.stack(_block_words(seeds, positions, token_ids >> 2, torch.zeros_like(positions)), dim=-1)
     return _to_gumbel(words.gather(-1, (token_ids & 3).unsqueeze(-1)).squeeze(-1))
+
+
+def gumbel_values(seed: int, position: int, token_ids: Sequence[int]) -> list[float]:
+    """The same noise for some tokens of one position, as plain numbers."""
+    count = len(token_ids)
+    return gumbel_noise_at(
+        torch.tensor([seed] * count), torch.tensor([position] * count), torch.tensor(token_ids)
+    ).tolist()
 
 
 def _block_words(seed: Tensor, position: Tensor, block: Tensor, beam: Tensor) -> Words:

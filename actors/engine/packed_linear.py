@@ -35,6 +35,7 @@ class PackedLinear(torch.nn.Module):
     def __init__(self, linear: Any) -> None:
         super().__init__()
         self.linear = linear
+        self.in_features, self.out_features = linear.in_features, linear.out_features
         self._kernel: Kernel | None = None
         trial = trial_rows(linear.in_features)
         with torch.inference_mode():

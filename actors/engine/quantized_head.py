@@ -33,7 +33,7 @@ def quantize_head(model: Any, kind: str, *, double: bool) -> bool:
     is_fit = head.weight.device.type != "cpu" or fits_cpu_kernel(head.out_features, head.in_features)
     if head.weight.numel() < MIN_NUM_WEIGHTS or not head.weight.is_floating_point() or not is_fit:
         return False
-    from bitsandbytes.nn import Linear4bit, Params4bit
+    from bitsandbytes.nn.modules import Linear4bit, Params4bit
 
     layer = Linear4bit(
         head.in_features,

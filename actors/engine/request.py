@@ -45,6 +45,14 @@ class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True):
     top: tuple[tuple[int, float], ...] = ()
 
 
+class DraftingSummary(msgspec.Struct, frozen=True, array_like=True):
+    """What the last target of a sequence knows of its drafting; see :class:`actors.request_stats.RequestStats`."""
+
+    num_ahead_hits: int = 0
+    num_branch_hits: int = 0
+    wait_time: float = 0.0
+
+
 class Beam(msgspec.Struct, frozen=True, array_like=True):
     """One sequence that a beam search has found.
 
@@ -76,6 +84,7 @@ class Delta(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         prompt_logprobs: one entry for every prompt token but the first, where the request asked for them; it comes with
             the first emitted token.
         finish_reason: set in the last delta of a sequence.
+        drafting: comes with the last delta of a sequence for which a draft wrote.
         error: why, in words, where finish_reason is ERROR.
         beams: what a beam search has found, best first; it comes with the last delta, which has no ``token_ids``.
         num_searched: positions that a beam search has passed since its last sign of life. Says only that it lives.
@@ -89,6 +98,7 @@ class Delta(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     logprobs: tuple[TokenLogprobs, ...] | None = None
     prompt_logprobs: tuple[TokenLogprobs, ...] | None = None
     finish_reason: FinishReason | None = None
+    drafting: DraftingSummary | None = None
     error: str = ""
     beams: tuple[Beam, ...] | None = None
     num_searched: int = 0

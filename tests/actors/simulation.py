@@ -7,6 +7,7 @@ from actors.draft_loop import DraftLoop
 from actors.engine.request import FinishReason, Request
 from actors.journal import Contradiction, Gap, Journal
 from actors.messages import Deltas, Message, Refuse, Submit
+from actors.request_stats import RequestTally
 from actors.router import Router
 from actors.target_loop import TargetLoop
 from tests.actors.fakes import FakeClock, FakeEngine, LossyNetwork, make_info
@@ -35,6 +36,7 @@ class Simulation:
         self.loops: dict[str, TargetLoop | DraftLoop] = {}
         self.engines: dict[str, FakeEngine] = {}
         self.journals: dict[str, Journal] = {}
+        self.tallies: dict[str, RequestTally] = {}
         self.errors: dict[str, str] = {}
         self.refusals: dict[str, Refuse] = {}
         self.num_deltas = 0
@@ -84,6 +86,7 @@ class Simulation:
     def submit(self, requests: Iterable[Request]) -> None:
         for request in requests:
             self.journals[request.request_id] = Journal(request)
+            self.tallies[request.request_id] = RequestTally()
             self._submit(request.request_id)
 
     def open_ids(self) -> list[str]:
@@ -154,8 +157,10 @@ class Simulation:
             if delta.finish_reason is FinishReason.ERROR:
                 self.errors[delta.request_id] = delta.error
             try:
-                self.journals[delta.request_id].accept(delta)
+                fresh = self.journals[delta.request_id].accept(delta)
             except (Gap, Contradiction):
                 self._submit(delta.request_id)
             else:
                 self._served_by[delta.request_id] = message.worker_id
+                if fresh is not None:
+                    self.tallies[delta.request_id].add(fresh)

@@ -54,6 +54,27 @@ def test_a_new_listener_takes_over_and_the_old_one_ends() -> None:
     asyncio.run(run())
 
 
+def test_what_has_gathered_can_be_taken_to_go_another_way() -> None:
+    async def run() -> None:
+        streams = ClientStreams(ListLink())
+        assert streams.take(CLIENT) == []
+        streams.send(CLIENT, deltas(0))
+        streams.send(CLIENT, deltas(1))
+        (taken,) = streams.take(CLIENT)
+        assert isinstance(taken, Deltas)
+        assert [item.start for item in taken.items] == [0, 1]
+        assert streams.take(CLIENT) == []
+        stream = streams.listen(CLIENT)
+        waiting = asyncio.ensure_future(anext(stream))
+        await asyncio.sleep(0)
+        streams.send(CLIENT, deltas(2))
+        await asyncio.wait_for(waiting, 1)
+        streams.take(CLIENT)
+        assert [message async for message in stream] == [], "who listened is let go"
+
+    asyncio.run(run())
+
+
 def test_only_runs_of_one_worker_are_joined() -> None:
     cancel = Cancel(request_id="r")
     merged = merge([deltas(0), deltas(1), cancel, deltas(2), deltas(3, worker_id="u")])

@@ -1,11 +1,14 @@
 """The actors on Ray, with toy engines: text comes through, and goes on when actors die."""
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import msgspec
+import psutil
 import pytest
 import ray
 
@@ -13,9 +16,10 @@ from actors.config import NAMESPACE, ROUTER_NAME, RouterConfig, WorkerConfig
 from actors.engine.config import ModelConfig
 from actors.engine.errors import OverloadedError, RequestError
 from actors.engine.request import FinishReason, Request
+from actors.handshake import Endpoint
 from actors.router_client import RouterClient
 from actors.start import WorkerHandle, start_router, start_worker
-from actors.status import ClusterStats
+from actors.status import ClusterStats, WorkerInfo
 from tests.actors.fakes import DEADLY_ID, ToyEngineFactory, expected_tokens, make_request
 
 ROUTER = RouterConfig(max_num_requests=16, num_assistant_tokens=4, report_interval=0.1, draft_timeout=0.25)
@@ -188,6 +192,46 @@ def test_refusals_name_what_is_wrong(workers: dict[str, WorkerHandle]) -> None:
             await until(client, lambda stats: stats.num_requests == 0)
             request = make_request("after")
             assert await collect(client, request) == expected_tokens(request)
+
+    asyncio.run(run())
+
+
+def connections(workers: dict[str, WorkerHandle], router: Any) -> set[str]:
+    """Which workers have a direct connection to the router, by what their processes have open."""
+    endpoint = msgspec.msgpack.decode(ray.get(router.channel.remote()), type=Endpoint)
+    pids = {
+        name: msgspec.msgpack.decode(ray.get(w.actor.ready.remote())[0], type=WorkerInfo).pid
+        for name, w in workers.items()
+    }
+    return {
+        name
+        for name, pid in pids.items()
+        if any(c.raddr and c.raddr.port == endpoint.port for c in psutil.Process(pid).net_connections("tcp"))
+    }
+
+
+def test_actors_and_clients_connect_directly_and_again_after_deaths(workers: dict[str, WorkerHandle]) -> None:
+    async def run() -> None:
+        async with connected() as client:
+            router = ray.get_actor(ROUTER_NAME, namespace=NAMESPACE)
+            endpoint = await router.channel.remote()
+            assert connections(workers, router) == {TARGET, DRAFT}
+            request = make_request("direct", max_new_tokens=200)
+            assert await collect(client, request, at=20, then=lambda: kill(workers[TARGET])) == expected_tokens(request)
+            await until(client, lambda stats: all(worker.is_alive for worker in stats.workers))
+            ray.kill(router, no_restart=False)
+            again = endpoint
+            while again == endpoint:  # a new process has a new key
+                with contextlib.suppress(ray.exceptions.RayError):
+                    again = await router.channel.remote()
+                await asyncio.sleep(0.05)
+            await until(client, lambda stats: sum(worker.is_alive for worker in stats.workers) == 2)
+            request = make_request("direct-again", max_new_tokens=60)
+            assert await collect(client, request) == expected_tokens(request)
+            deadline = time.monotonic() + 20
+            while connections(workers, router) != {TARGET, DRAFT}:
+                assert time.monotonic() < deadline
+                await asyncio.sleep(0.1)
 
     asyncio.run(run())
 

@@ -267,3 +267,28 @@ def test_a_pinned_length_follows_its_schedule() -> None:
         position += right + 1
         asked.append(bench.extends()[-1].items[0].num_draft_tokens)
     assert asked == [3, 5, 4]
+
+
+def test_the_last_delta_says_what_drafting_did() -> None:
+    bench = Bench().acknowledged()
+    bench.link.take("router")
+    bench.loop.run_once()  # it waits for the draft
+    bench.clock.advance(0.05)
+    bench.answer(6, TEXT[1:])  # all at once: what is left after each step is at hand
+    for _ in range(10):
+        bench.turn()
+    *before, last = [delta for message in bench.deltas() for delta in message.items]
+    assert last.finish_reason is not None
+    assert last.drafting is not None
+    assert last.drafting.num_ahead_hits == len(before)
+    assert last.drafting.wait_time == pytest.approx(0.05)
+    assert all(delta.drafting is None for delta in before)
+
+
+def test_a_request_without_a_draft_has_nothing_to_say_of_one() -> None:
+    bench = Bench().started(draft_id="")
+    for _ in range(25):
+        bench.turn()
+    deltas = [delta for message in bench.deltas() for delta in message.items]
+    assert deltas[-1].finish_reason is not None
+    assert all(delta.drafting is None for delta in deltas)

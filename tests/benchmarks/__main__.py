@@ -9,6 +9,10 @@ from transformers.utils import logging as transformers_logging
 SUITES = (
     "throughput",
     "single_stream",
+    "eight_streams",
+    "embedded_stream",
+    "speculation_model",
+    "speculation_off",
     "start_up",
     "http",
     "batch",
@@ -17,6 +21,8 @@ SUITES = (
     "simulated",
     "beam_search",
     "beams",
+    "channel",
+    "native_memory",
 )
 
 
@@ -35,7 +41,7 @@ def main() -> int:
     for suite in options.suites:
         report = importlib.import_module(f"tests.benchmarks.{suite}").run(options.repeats)
         path = report.write()
-        sys.stdout.write(f"\n{report.table()}\n  written to {path}\n")
+        sys.stdout.write(f"\n{report.table()}\n  written to {path}, drawn in {report.draw()}\n")
         is_met = is_met and all(bar.is_met is not False for bar in report.bars)
     return 0 if is_met else 1
 

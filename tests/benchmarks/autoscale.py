@@ -268,5 +268,5 @@ def report(trial: Trial) -> Report:
         Bar("of these, with more than one text", sum(len(t) > 1 for t in tally.texts.values()), must=None)
     )
     found.notes += [f"{mark}: {seconds:.0f} s after the load began" for mark, seconds in trial.marks.items()]
-    found.notes.append(f"drawn in {PICTURE.relative_to(ROOT)}")
+    found.pictures.append(PICTURE.name)
     return found

@@ -30,6 +30,7 @@ NUM_STREAMS = 16
 NUM_FIRST_TOKENS = 100
 PROMPT = "It was a dark night, and the old house at the end of the lane"
 MUST_MS, MUST_RATIO = 10.0, 0.5
+HAPROXY = {"RAY_SERVE_ENABLE_HA_PROXY": "1"}  # Serve's other proxy, which asks replicas directly
 
 
 def run(repeats: int) -> Report:
@@ -82,6 +83,14 @@ def compare_first_tokens(report: Report, repeats: int) -> None:
         "first token, cluster": whole,
         f"cluster, {NUM_STREAMS} streams": sample("tok/s", values),
     }
+    with served(simulated(), HAPROXY) as cluster:
+        until(lambda: cluster.get("/ready"), seconds=60)
+        report.samples |= {
+            "first token, cluster behind HAProxy": sample("ms", first_tokens(cluster.port)),
+            f"cluster behind HAProxy, {NUM_STREAMS} streams": sample(
+                "tok/s", [speed(cluster.port, NUM_STREAMS, num_tokens=NUM_TOKENS // 10) for _ in range(repeats)]
+            ),
+        }
     report.settings["ms_added_to_first_token"] = added = whole.median - direct.median
     report.bars.append(Bar(f"{MUST_MS:g} ms over ms added to a first token", MUST_MS / added, 1.0))
     several = f"{NUM_STREAMS} streams"

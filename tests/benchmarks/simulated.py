@@ -189,7 +189,7 @@ def run(repeats: int) -> Report:
         Bar("adaptive / best fixed k, drifting", drifting, 1.05, 1.2),
         Bar("streams at 10 % router time", routed["streams_at_a_tenth"], 1000, 10_000),
     ]
-    report.notes.append(f"plot: {plot(grid)}")
+    report.pictures.append(plot(grid).name)
     return report
 
 

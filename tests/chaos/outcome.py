@@ -2,11 +2,11 @@
 
 import json
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from tests.benchmarks.measure import RESULTS, machine
+from cluster.bench.machine import stamp
+from tests.benchmarks.measure import RESULTS
 
 
 @dataclass
@@ -34,8 +34,7 @@ class Outcome:
             "what": self.what,
             **self.figures,
             "failures": self.failures,
-            "machine": machine(),
-            "taken_at": datetime.now(UTC).isoformat(),
+            **stamp(),
         }
         path.write_text(json.dumps(content, indent=2) + "\n")
         return path

@@ -237,9 +237,8 @@ class TestRefusals:
             (torch.zeros(1, 0, dtype=torch.long), None, "input_ids"),
             (torch.tensor([[1, VOCAB_SIZE]]), None, "input_ids"),
             (torch.tensor([[1, -1]]), None, "input_ids"),
-            (torch.tensor([[1, 2]]), torch.tensor([[1]]), "attention_mask"),
+            (torch.tensor([[1, 2, 3]]), torch.tensor([[1, 1]]), "attention_mask"),
             (torch.tensor([[1, 2]]), [[1, 1]], "attention_mask"),
-            (torch.tensor([[1, 2], [1, 2]]), torch.tensor([[1, 1], [0, 0]]), "attention_mask"),
         ],
     )
     def test_wrong_inputs_name_their_field(
@@ -350,3 +349,13 @@ def test_no_warning_for_a_plain_call(model: ClusterModel) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         model.generate(left_padded([4])[0], max_new_tokens=2)
+
+
+@pytest.mark.parametrize("repeat", [False, True])
+def test_an_output_says_what_drafting_did_for_each_row(folder: Path, reference: Any, repeat: bool) -> None:
+    arguments: dict[str, Any] = {"max_new_tokens": 7, "min_new_tokens": 7, "return_dict_in_generate": True}
+    with cluster_model(folder, ToyClient(reference, repeat=repeat)) as model:
+        output = model.generate(torch.tensor([[3, 4], [5, 6]]), **arguments)
+    assert isinstance(output, ClusterGenerateOutput)
+    assert output.stats is not None
+    assert [(row.num_steps, row.num_drafts) for row in output.stats] == [(3, 0), (3, 0)]

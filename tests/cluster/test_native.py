@@ -1,6 +1,7 @@
 """Modes that transformers' own code runs in the target: same results, errors and streams as ``model.generate``."""
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,9 @@ from transformers import (
 from transformers.generation.utils import GenerateBeamDecoderOnlyOutput, GenerateDecoderOnlyOutput
 
 from actors.engine.errors import RequestError
+from actors.engine.native_generation import NativeCall
+from actors.native_client import Result
+from actors.native_job import Tokens
 from cluster.deferred import deferred_output
 from cluster.model import ClusterModel
 from tests.cluster.fakes import PAD, VOCAB_SIZE, ToyClient, cluster_model, tiny_llama
@@ -257,3 +261,32 @@ def test_large_fields_are_fetched_when_they_are_read() -> None:
     assert [name for name, _ in output.items()] == ["sequences", "scores", "logits"]
     with pytest.raises(KeyError):
         output["attentions"]
+
+
+def test_a_caller_fetches_only_what_it_reads(folder: Path, reference: Any) -> None:
+    fetched: list[str] = []
+
+    class Counting(ToyClient):
+        async def run_native(self, call: NativeCall, model: str) -> AsyncIterator[Tokens | Result]:
+            async for item in super().run_native(call, model):
+                yield Result(item.output, partial(self.fetch, item)) if isinstance(item, Result) else item
+
+        def fetch(self, result: Result, name: str) -> Any:
+            fetched.append(name)
+            return result.fetch(name)
+
+    wishes: dict[str, Any] = dict.fromkeys(("output_hidden_states", "output_logits", "return_dict_in_generate"), True)
+    with cluster_model(folder, Counting(model=reference)) as model:
+        output: Any = model.generate(prompts(2)[0], max_new_tokens=4, **wishes)
+        assert output.sequences.shape[0] == 2
+        assert list(output.keys())[:3] == ["sequences", "logits", "hidden_states"]
+        assert fetched == []
+        assert len(output.hidden_states) == 4
+        assert len(output.hidden_states[0]) == 3
+        assert fetched == ["hidden_states"]
+        states = model(prompts(1)[0], output_hidden_states=True)
+        assert states.logits.shape == (1, 6, VOCAB_SIZE)
+        assert fetched == ["hidden_states", "logits"]
+        plain: Any = model.generate(prompts(1)[0], max_new_tokens=2, return_dict_in_generate=True)
+        assert plain.past_key_values.get_seq_length() == plain.sequences.shape[1] - 1
+        assert fetched == ["hidden_states", "logits", "past_key_values"]

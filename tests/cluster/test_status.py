@@ -4,7 +4,7 @@ import pytest
 from rich.console import Console
 
 from actors.engine.request import EngineStats
-from actors.status import ClusterStats, WorkerInfo, WorkerStatus
+from actors.status import ClusterStats, DraftingStats, WorkerInfo, WorkerStatus
 from cluster.status import show_stats, totals, workers_table
 
 STATS = ClusterStats(
@@ -37,6 +37,8 @@ STATS = ClusterStats(
     num_accepted_tokens_per_pos=(10, 9, 7, 4),
     num_generated_tokens=1234,
     draft_length=4,
+    drafting=DraftingStats(num_rounds=9, num_ahead_hits=6, num_branch_hits=2, idle_time=0.25),
+    draft_wait_time=1.5,
     uptime=3723.0,
 )
 
@@ -52,10 +54,12 @@ def test_the_table_says_what_each_actor_is_and_does() -> None:
 
 
 def test_totals() -> None:
-    load, drafting = totals(STATS)
+    load, drafting, bubbles = totals(STATS)
     assert load.startswith("up 1 h 2 min; 3 requests running, 40 finished, 1 failed")
     assert "30 of 40 drafted tokens accepted (75%)" in drafting
     assert drafting.endswith("100%, 90%, 70%, 40%")
+    assert bubbles.startswith("9 rounds; drafts at hand 6 times, from second choices 2")
+    assert bubbles.endswith("targets 1.5 s, drafts 0.2 s")
 
 
 def test_a_cluster_that_has_done_nothing() -> None:

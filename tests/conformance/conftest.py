@@ -10,6 +10,8 @@ import uvicorn
 from actors.config import RouterConfig, WorkerConfig
 from actors.engine.config import EngineConfig, ModelConfig
 from cluster.config import ClusterConfig, PoolConfig
+from cluster.model import ClusterModel
+from tests.conformance.generate_matrix import Pair, both
 from tests.operator_processors import PATHS
 from tests.serve_app.conftest import Server
 
@@ -60,6 +62,27 @@ def served(local_ray: None) -> Iterator[ClusterServer]:
     server = ClusterServer(config)
     with Cluster.start(config), server.running():
         yield server
+
+
+@pytest.fixture(scope="package")
+def demo(served: ClusterServer) -> Iterator[ClusterModel]:
+    """The same cluster from Python."""
+    with ClusterModel.connect() as model:
+        yield model
+
+
+@pytest.fixture(scope="module")
+def decoder() -> Iterator[Pair]:
+    """A tiny Llama in float32."""
+    with both("llama", "fp32") as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def encoder_decoder() -> Iterator[Pair]:
+    """A tiny T5 in float32."""
+    with both("t5", "fp32") as found:
+        yield found
 
 
 @pytest.fixture

@@ -125,8 +125,12 @@ def config_of(model: str, layout: str) -> ModelConfig:
     return ModelConfig(**fields)
 
 
+Pair = tuple[Any, ClusterModel]
+"""A model in transformers' hands, and on a cluster."""
+
+
 @contextmanager
-def both(model: str, layout: str) -> Iterator[tuple[Any, ClusterModel]]:
+def both(model: str, layout: str) -> Iterator[Pair]:
     """The weights in transformers' hands, and the same on a cluster of one engine."""
     config = config_of(model, layout)
     reference = load_model(config, ENGINE).model

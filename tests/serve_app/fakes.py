@@ -12,10 +12,10 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from actors.config import Role
 from actors.engine.declared_call import DeclaredCall, PlainOutput
 from actors.engine.errors import GenerationError, OverloadedError
-from actors.engine.request import Beam, Delta, EngineStats, FinishReason, Request, TokenLogprobs
+from actors.engine.request import Beam, Delta, DraftingSummary, EngineStats, FinishReason, Request, TokenLogprobs
 from actors.native_client import Result
 from actors.native_job import Output, Tokens
-from actors.status import ClusterStats, WorkerInfo, WorkerStatus
+from actors.status import ClusterStats, DraftingStats, WorkerInfo, WorkerStatus
 from cluster.config import LimitsConfig
 from serve_app.chat_template import ChatTemplate
 from serve_app.cluster_view import Capacity
@@ -128,6 +128,8 @@ class FakeClient:
             num_accepted_tokens=30,
             num_accepted_tokens_per_pos=(10, 9, 7, 4),
             num_generated_tokens=50,
+            drafting=DraftingStats(num_rounds=9, num_ahead_hits=6, num_branch_hits=2, num_probes=1, idle_time=0.25),
+            draft_wait_time=1.5,
         )
 
     async def close(self) -> None:
@@ -168,6 +170,7 @@ class FakeClient:
                 if params.prompt_logprobs is not None and start == 0
                 else None,
                 finish_reason=reason if is_last else None,
+                drafting=DraftingSummary(3, 1, 0.5) if is_last and is_drafted else None,
             )
 
 

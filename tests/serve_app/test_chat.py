@@ -143,6 +143,8 @@ async def test_origins_come_where_asked_for(http: Http) -> None:
     assert (pieces[0]["slipstream"]["num_drafted"], pieces[0]["slipstream"]["num_accepted"]) == (4, 3)
     whole = (await post(http, return_token_ids=True))["choices"][0]
     assert list(whole["token_ids"]) == TOKENIZER.encode(TEXT)
+    assert whole["slipstream"]["stats"] == pieces[-1]["slipstream"]["stats"]
+    assert whole["slipstream"]["stats"]["num_draft_tokens"] == whole["slipstream"]["num_drafted"]
 
 
 async def test_fields_reach_the_engine(http: Http, fake: FakeClient) -> None:

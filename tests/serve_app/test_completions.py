@@ -140,6 +140,8 @@ async def test_origins_come_where_asked_for(http: Http) -> None:
     first = choices[0]["slipstream"]
     assert (first["num_drafted"], first["num_accepted"]) == (4, 3)
     assert [is_accepted for _, is_accepted in first["segments"]] == [True, False]
+    assert [index for index, choice in enumerate(choices) if "stats" in choice["slipstream"]] == [len(choices) - 1]
+    assert choices[-1]["slipstream"]["stats"]["num_ahead_hits"] == 3
 
 
 @pytest.mark.parametrize("num_per_step", [1, 3, 50])

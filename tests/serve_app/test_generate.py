@@ -35,6 +35,11 @@ async def test_answer(http: Http) -> None:
     assert sequence["finish_reason"] == "stop"
     assert sequence["seed"] == answer["seed"] == 3
     assert 0 < sequence["num_accepted"] < sequence["num_drafted"]
+    stats = sequence["stats"]
+    assert stats["num_draft_tokens"] == sequence["num_drafted"]
+    assert stats["num_accepted_tokens"] == sequence["num_accepted"] == sum(stats["num_accepted_tokens_per_pos"])
+    assert stats["num_steps"] == stats["num_drafts"] == -(-len(sequence["token_ids"]) // 4)
+    assert (stats["num_ahead_hits"], stats["num_branch_hits"], stats["wait_time"]) == (3, 1, 0.5)
     assert "".join(text for text, _ in sequence["segments"]) == TEXT
 
 

@@ -20,9 +20,10 @@ class Chunk(msgspec.Struct, frozen=True):
 class Source:
     """Gives chunks as a script says: numbers of them that are ready together, with a pause after each."""
 
-    def __init__(self, *bursts: int, error: Exception | None = None) -> None:
+    def __init__(self, *bursts: int, error: Exception | None = None, pause: float = 0.01) -> None:
         self._bursts = bursts
         self._error = error
+        self._pause = pause
         self.is_closed = False
 
     async def __aiter__(self) -> AsyncGenerator[msgspec.Struct, None]:
@@ -32,7 +33,7 @@ class Source:
                 for _ in range(burst):
                     number += 1
                     yield Chunk(number)
-                await asyncio.sleep(0.01)
+                await asyncio.sleep(self._pause)
             if self._error is not None:
                 raise self._error
         finally:
@@ -68,6 +69,13 @@ async def test_what_is_ready_together_leaves_together() -> None:
     source = Source(1, 3, 2)
     assert await bodies(source) == [events(0), events(1), events(2, 3, 4), events(5, 6), DONE]
     assert source.is_closed
+
+
+async def test_a_stream_that_is_quicker_than_writes_pay_off_is_written_in_pieces() -> None:
+    sent = await bodies(Source(*[1] * 500, pause=0.0))
+    assert sent[0] == events(0)
+    assert b"".join(sent) == events(*range(501)) + DONE
+    assert len(sent) < 100
 
 
 async def test_a_failure_is_an_event_before_the_end() -> None:

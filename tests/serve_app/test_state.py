@@ -58,6 +58,12 @@ async def test_metrics_of_the_cluster(http: Http) -> None:
     assert metrics["slipstream:spec_decode_num_draft_tokens_total"] == 40
     assert metrics["slipstream:spec_decode_num_accepted_tokens_total"] == 30
     assert metrics["slipstream:spec_decode_num_accepted_tokens_per_pos_total 2"] == 7
+    assert metrics["slipstream:spec_decode_num_rounds_total"] == 9
+    assert metrics["slipstream:spec_decode_num_ahead_hits_total"] == 6
+    assert metrics["slipstream:spec_decode_num_branch_hits_total"] == 2
+    assert metrics["slipstream:spec_decode_num_probes_total"] == 1
+    assert metrics["slipstream:spec_decode_target_bubble_seconds_total"] == 1.5
+    assert metrics["slipstream:spec_decode_draft_bubble_seconds_total"] == 0.25
     assert metrics["slipstream:generation_tokens_total"] == 50
     assert metrics["slipstream:prompt_tokens_total"] == 7
     assert metrics["slipstream:num_requests_running target-0 target"] == 1

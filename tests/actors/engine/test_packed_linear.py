@@ -57,4 +57,7 @@ def test_small_inputs_and_other_layers_are_left_alone() -> None:
     assert use_packed_linears(model) == 1
     assert isinstance(model[0], torch.nn.Linear)
     assert torch.equal(model[1](inputs), want)
+    wrapped: Any = model[1]
+    # An output layer's width is asked for after it was wrapped.
+    assert (wrapped.in_features, wrapped.out_features) == (128, 96)
     assert use_packed_linears(torch.nn.Sequential(torch.nn.Linear(2, 2))) == 0
