@@ -8,6 +8,9 @@ from msgspec import Meta
 from actors.engine.config import EngineConfig, ModelConfig
 from actors.engine.errors import ConfigError
 
+ProcessorName = Annotated[str, Meta(pattern=r"^[A-Za-z_][\w.-]{0,127}$")]
+ImportPath = Annotated[str, Meta(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$")]
+
 NAMESPACE = "slipstream"
 ROUTER_NAME = "slipstream-router"
 
@@ -45,6 +48,7 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         simulation: in place of the model's weights; the tokenizer and the generation defaults stay the model's.
         assists: of a draft, the model that it drafts for, so that its token ids can be translated where the two have
             different tokenizers. A cluster sets it by itself.
+        processors: import paths of logits processors and stopping criteria, by the names that requests give them.
     """
 
     model: ModelConfig
@@ -55,6 +59,7 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     num_cpus: Annotated[float, Meta(ge=0.0)] = 1.0
     resources: dict[str, Annotated[float, Meta(gt=0.0)]] = {}
     num_threads: Annotated[int, Meta(ge=1)] = 1
+    processors: dict[ProcessorName, ImportPath] = {}
 
     def __post_init__(self) -> None:
         if self.num_gpus > 1 and self.num_gpus != int(self.num_gpus):

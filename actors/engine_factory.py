@@ -27,14 +27,17 @@ def load_engine(info: WorkerInfo, config: WorkerConfig) -> tuple[TokenEngine, Wo
     from actors.engine.encoder_decoder import EncoderDecoderEngine
     from actors.engine.engine import Engine
     from actors.engine.loading import load_model
+    from actors.engine.processor_registry import ProcessorRegistry
 
     engine_config = msgspec.structs.replace(config.engine, num_threads=config.num_threads)
+    registry = ProcessorRegistry.load(config.processors)  # what cannot be imported is told before memory is taken
     model = config.model
     if model.quantize_head is None and info.role == "draft" and model.quantization in ("nf4", "fp4"):
         model = msgspec.structs.replace(model, quantize_head=True)
     loaded = load_model(model, engine_config)
     is_causal = not getattr(loaded.model.config, "is_encoder_decoder", False)
-    engine = Engine(loaded, engine_config) if is_causal else EncoderDecoderEngine(loaded, engine_config)
+    engine_class = Engine if is_causal else EncoderDecoderEngine
+    engine = engine_class(loaded, engine_config, registry=registry)
     devices = dict.fromkeys(str(device) for device in loaded.layer_devices.values())
     return engine, msgspec.structs.replace(
         info,
@@ -45,5 +48,6 @@ def load_engine(info: WorkerInfo, config: WorkerConfig) -> tuple[TokenEngine, Wo
         block_size=engine_config.block_size,
         max_model_len=engine.max_model_len,
         vocab_size=engine.vocab_size,
+        is_encoder_decoder=not is_causal,
         notes=loaded.notes,
     )

@@ -11,6 +11,7 @@ from weakref import WeakKeyDictionary
 import ray
 
 from actors.config import NAMESPACE
+from actors.engine.declared_call import DeclaredCall
 from actors.engine.errors import GenerationError
 from actors.native_job import Failed, Output, Tokens
 from actors.status import ClusterStats
@@ -39,7 +40,7 @@ class Result:
 
 
 async def run_native(
-    call: "NativeCall", model: str, stats: Callable[[], Awaitable[ClusterStats]]
+    call: "NativeCall | DeclaredCall", model: str, stats: Callable[[], Awaitable[ClusterStats]]
 ) -> AsyncIterator[Tokens | Result]:
     """Run a call on the least loaded worker for ``model``; the last item is its Result.
 
@@ -93,8 +94,12 @@ async def run_native(
 _sent: "WeakKeyDictionary[Any, ray.ObjectRef[Any]]" = WeakKeyDictionary()  # local models in the object store
 
 
-def _detach_assistant(call: "NativeCall") -> "tuple[NativeCall, ray.ObjectRef[Any] | None]":
+def _detach_assistant(
+    call: "NativeCall | DeclaredCall",
+) -> "tuple[NativeCall | DeclaredCall, ray.ObjectRef[Any] | None]":
     """Put a call's local assistant into the object store, once for all calls, and take it out of the call."""
+    if isinstance(call, DeclaredCall):
+        return call, None
     arguments = dict(call.arguments)
     assistant = arguments.pop("assistant_model", None)
     if assistant is None:

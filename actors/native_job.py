@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from actors.engine.errors import GenerationError
 
 if TYPE_CHECKING:
+    from actors.engine.declared_call import DeclaredCall
     from actors.engine.native_generation import NativeCall
 
 ALIVE_INTERVAL = 1.0
@@ -17,7 +18,7 @@ SMALL_FIELDS = ("sequences", "sequences_scores", "beam_indices")
 
 @dataclass(frozen=True)
 class Tokens:
-    """What a streamer gets next, a tensor of ids."""
+    """What a streamer gets next: a tensor of ids, or of a declared call a tuple of them."""
 
     token_ids: Any
 
@@ -35,7 +36,7 @@ class Output:
 
     Attributes:
         value: a tensor, or whatever a ``custom_generate`` returned; None where there is a ``kind``.
-        kind: class of transformers' output, or None.
+        kind: class of the output, transformers' or :class:`actors.engine.declared_call.PlainOutput`, or None.
         small: its fields that come with this.
         large: names of its other fields, in the order in which they follow.
     """
@@ -64,7 +65,7 @@ class NativeJob:
     """
 
     job_id: str
-    call: "NativeCall"
+    call: "NativeCall | DeclaredCall"
     events: "queue.SimpleQueue[Event]" = field(default_factory=queue.SimpleQueue)
 
     def put(self, token_ids: Any) -> None:

@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import msgspec
 import ray
@@ -19,12 +19,12 @@ from actors.compute_threads import release_threads
 from actors.config import NAMESPACE, ROUTER_NAME, Role, RouterConfig, WorkerConfig
 from actors.dial import Listener
 from actors.draft_host import DraftHost
-from actors.engine.errors import SlipstreamError
+from actors.engine.errors import RequestError, SlipstreamError
 from actors.engine_factory import EngineFactory
 from actors.inbox import Inbox
 from actors.loop_reader import LoopReader
 from actors.messages import Accept, Message, Report, Submit
-from actors.native_job import CancelJob, Finished, NativeJob, split_output
+from actors.native_job import CancelJob, Failed, Finished, NativeJob, split_output
 from actors.native_loop import NativeLoop
 from actors.ray_channel import WorkerChannel, is_direct, listen
 from actors.ray_link import RayLink
@@ -37,6 +37,7 @@ from actors.wire import Wire
 from actors.worker import Loop, Work, Worker
 
 if TYPE_CHECKING:
+    from actors.engine.declared_call import DeclaredCall
     from actors.engine.native_generation import NativeCall
 
 logger = logging.getLogger(__name__)
@@ -79,6 +80,7 @@ class ModelActor:
         self._worker: Worker | None = None
         self._channel: WorkerChannel | None = None
         self._error: SlipstreamError | None = None
+        self._has_native = False
         is_restart = ray.get_runtime_context().was_current_actor_reconstructed
         for attempt in range(LOAD_ATTEMPTS if is_restart else 1):
             time.sleep(LOAD_RETRY_DELAY * (attempt > 0))
@@ -132,7 +134,7 @@ class ModelActor:
             self._worker.drain(timeout)
 
     @ray.method(concurrency_group=NATIVE)
-    def generate(self, job_id: str, call: "NativeCall", assistant: Any = None) -> Iterator[Any]:
+    def generate(self, job_id: str, call: "NativeCall | DeclaredCall", assistant: Any = None) -> Iterator[Any]:
         """Run transformers' own ``generate``: yields an :class:`actors.native_job.Event` at a time.
 
         ``assistant`` is a model that came through the object store, to be the call's ``assistant_model``.
@@ -143,8 +145,12 @@ class ModelActor:
         worker = self._worker
         if worker is None:
             raise SlipstreamError(f"{self._info.worker_id} has no model")
+        if not self._has_native:
+            yield Failed(RequestError("this target is a simulation, which has no model to run that"))
+            return
         if assistant is not None:
-            call = replace(call, arguments={**call.arguments, "assistant_model": assistant})
+            native = cast("NativeCall", call)
+            call = replace(native, arguments={**native.arguments, "assistant_model": assistant})
         job = NativeJob(job_id, call)
         worker.put(job)
         for event in job.read(is_alive=lambda: not worker.ended.is_set()):
@@ -184,6 +190,7 @@ class ModelActor:
             loop = DraftHost(engine, link, self._info, ROUTER_NAME, router, time.monotonic, translation)
         if (native := getattr(engine, "native", None)) is not None:  # simulations have none
             loop = NativeLoop(loop, native)
+            self._has_native = True
         self._worker = Worker(loop, router.report_interval, on_error=give_up, on_rest=release_threads, inbox=inbox)
         self._worker.start()
         return None

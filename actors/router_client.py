@@ -25,6 +25,7 @@ from actors.start import get_router
 from actors.status import ClusterStats
 
 if TYPE_CHECKING:
+    from actors.engine.declared_call import DeclaredCall
     from actors.engine.native_generation import NativeCall
     from actors.native_job import Tokens
 
@@ -108,7 +109,7 @@ class RouterClient:
             if not entry.journal.is_finished:
                 self._line.send(Cancel(request_id=request.request_id))
 
-    def run_native(self, call: "NativeCall", model: str) -> "AsyncIterator[Tokens | Result]":
+    def run_native(self, call: "NativeCall | DeclaredCall", model: str) -> "AsyncIterator[Tokens | Result]":
         """Run transformers' own ``generate`` on a target; see :func:`actors.native_client.run_native`."""
         return run_native(call, model, self.stats)
 

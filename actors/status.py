@@ -18,6 +18,7 @@ class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         devices: devices that hold the model.
         pid, node: where it runs.
         num_blocks, block_size, max_model_len, vocab_size: bounds of its engine.
+        is_encoder_decoder: whether its model reads prompts with an encoder.
     """
 
     worker_id: str
@@ -33,6 +34,7 @@ class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     block_size: int = 0
     max_model_len: int = 0
     vocab_size: int = 0
+    is_encoder_decoder: bool = False
     notes: tuple[str, ...] = ()
     draft_pool: str = ""
 

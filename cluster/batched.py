@@ -12,8 +12,8 @@ from actors.engine.native_generation import NativeCall
 from actors.request_stats import RequestStats
 from cluster.background import BackgroundLoop
 from cluster.calls import GenerateCall
-from cluster.client import Emit, ModelClient, run_requests
 from cluster.deferred import deferred_output
+from cluster.generation_client import Emit, ModelClient, run_requests
 from cluster.outputs import ClusterGenerateOutput, EmittedRows, pad_rows
 from cluster.streaming import Streamer, StreamFeed
 

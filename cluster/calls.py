@@ -18,6 +18,7 @@ from actors.engine.request import Request
 from actors.engine.validation import check_params
 from cluster.generation import KNOWN_FIELDS, NativeModeError, resolve_params, sequence_seed
 from cluster.inputs import PromptBatch, prompt_batch
+from cluster.named import NAMED_AS, named_processors
 
 logger = logging.getLogger(__name__)
 
@@ -98,10 +99,11 @@ def prepare_call(
         RequestError: an argument that is refused.
         NativeModeError: transformers' own ``generate`` has to run this call.
     """
+    named = {wire: found for name, wire in NAMED_AS.items() if (found := named_processors(name, native.get(name)))}
     for name, value in native.items():
-        if value is not None:
+        if value is not None and NAMED_AS.get(name) not in named:
             raise NativeModeError(f"{name} is not batched by the engine")
-    arguments = {name: value for name, value in kwargs.items() if name not in IGNORED_KWARGS}
+    arguments = {name: value for name, value in kwargs.items() if name not in IGNORED_KWARGS} | named
     input_ids = _input_ids(inputs, arguments.pop("input_ids", None))
     attention_mask = arguments.pop("attention_mask", None)
     config, fields = _merge(generation_config, defaults, arguments)

@@ -7,7 +7,7 @@ from typing import Annotated, Any, NamedTuple
 import msgspec
 from msgspec import Meta
 
-from actors.config import Role, RouterConfig, WorkerConfig
+from actors.config import ImportPath, ProcessorName, Role, RouterConfig, WorkerConfig
 from actors.drafter import NO_DRAFT
 from actors.engine.config import EngineConfig, ModelConfig
 from actors.engine.errors import ConfigError
@@ -45,6 +45,9 @@ class LimitsConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         max_num_prompts: prompts of one request.
         max_n: answers to one prompt.
         max_num_sequences: answers of one request, over all its prompts.
+        max_num_beams: width of a beam search.
+        max_num_native_requests: requests that transformers' own code runs, at a time: guidance, tensors, ...
+        max_output_bytes: of the tensors that one answer brings, as float32.
         max_logprobs: alternatives with their log-probabilities, for each token.
         max_num_stop_strings, max_stop_string_chars: how many stop strings, and how long one may be.
         max_num_logit_biases: entries of ``logit_bias``.
@@ -59,6 +62,9 @@ class LimitsConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     max_num_prompts: Annotated[int, Meta(ge=1)] = 128
     max_n: Annotated[int, Meta(ge=1)] = 32
     max_num_sequences: Annotated[int, Meta(ge=1)] = 256
+    max_num_beams: Annotated[int, Meta(ge=1)] = 16
+    max_num_native_requests: Annotated[int, Meta(ge=1)] = 16
+    max_output_bytes: Annotated[int, Meta(ge=0)] = 64 * 1024 * 1024
     max_logprobs: Annotated[int, Meta(ge=0, le=MAX_TOP_LOGPROBS)] = 20
     max_num_stop_strings: Annotated[int, Meta(ge=0, le=MAX_STOP_STRINGS)] = MAX_STOP_STRINGS
     max_stop_string_chars: Annotated[int, Meta(ge=1)] = 256
@@ -93,6 +99,8 @@ class ClusterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         name: the model name that clients ask for.
         draft: the drafts of requests that name none. Requests ask for it, too, by its model's name.
         drafts: more pools of drafts, by the name that requests ask for them by (``assistant_model``).
+        processors: logits processors and stopping criteria of transformers that requests may name: name to
+            ``module:attribute``, a class or a function that makes one, importable wherever workers run.
         api_keys_file: a file of API keys that the door demands, one a line, read again when it changes. Keys may also
             come from the environment; see :mod:`serve_app.keys`.
     """
@@ -103,6 +111,7 @@ class ClusterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     drafts: dict[PoolName, PoolConfig] = {}
     router: RouterConfig = RouterConfig()
     limits: LimitsConfig = LimitsConfig()
+    processors: dict[ProcessorName, ImportPath] = {}
     api_keys_file: str | None = None
 
     def __post_init__(self) -> None:
@@ -137,6 +146,10 @@ class ClusterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     def models(self) -> dict[str, ModelConfig]:
         """All that can be asked, by the name to ask for: the target, then its drafts."""
         return {self.name: self.target.worker.model, **self.draft_models}
+
+    def worker_config(self, pool: PoolConfig) -> WorkerConfig:
+        """What the workers of a pool are started with: their own configuration, and the cluster's processors."""
+        return msgspec.structs.replace(pool.worker, processors={**pool.worker.processors, **self.processors})
 
     @property
     def custom_resources(self) -> dict[str, float]:

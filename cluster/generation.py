@@ -76,13 +76,10 @@ NATIVE_MODES: dict[str, str] = {
 }
 NATIVE_OUTPUTS = ("output_scores", "output_logits", "output_attentions", "output_hidden_states")
 
-KNOWN_FIELDS = (
-    PARAM_FIELDS
-    | IGNORED_FIELDS
-    | frozenset(NATIVE_MODES)
-    | frozenset(NATIVE_OUTPUTS)
-    | {"penalty_alpha", "guidance_scale"}
-)
+# Fields that decide whether transformers' own ``generate`` has to run a call.
+NATIVE_FIELDS = frozenset(NATIVE_MODES) | frozenset(NATIVE_OUTPUTS) | {"num_beams", "penalty_alpha", "guidance_scale"}
+
+KNOWN_FIELDS = PARAM_FIELDS | IGNORED_FIELDS | NATIVE_FIELDS
 
 
 def resolve_params(

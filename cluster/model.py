@@ -16,11 +16,11 @@ from actors.status import ClusterStats
 from cluster.background import BackgroundLoop
 from cluster.batched import cache_call, engine_output, run_rows
 from cluster.calls import GenerateCall, prepare_call
-from cluster.client import ModelClient, RunningCluster, connect_router
 from cluster.config import ClusterConfig
 from cluster.configure import configure
 from cluster.face import ModelFace
 from cluster.generation import NativeModeError
+from cluster.generation_client import ModelClient, RunningCluster, connect_router
 from cluster.native import device_of, find_assistant, forward_call, native_call, run_call
 from cluster.outputs import ClusterGenerateOutput
 from cluster.refusals import judged
@@ -199,8 +199,9 @@ class ClusterModel(ModelFace):
         Args:
             inputs: token ids (rows, width), long; also as ``input_ids=``. None starts from the bos token.
             generation_config: base of this call; keyword arguments lie over it, the model's defaults under it.
-            logits_processor: a ``LogitsProcessorList``; sent to the actor, like all callables below.
-            stopping_criteria: a ``StoppingCriteriaList``.
+            logits_processor: a ``LogitsProcessorList``; sent to the actor, like all callables below. Or names from
+                ``processors`` of the cluster's configuration, or mappings of ``name`` and ``args``: those are drafted.
+            stopping_criteria: a ``StoppingCriteriaList``, or names as above.
             prefix_allowed_tokens_fn: from (batch_id, ids) to the ids that may come next.
             synced_gpus: has no meaning here, where no ranks run in step.
             assistant_model: a draft of the cluster, or the name of its pool, "none" to decode plainly; with None, or

@@ -18,10 +18,11 @@ from actors.engine.native_generation import NativeCall, to_device, wish
 from actors.native_client import Result
 from actors.native_job import Tokens
 from cluster.background import BackgroundLoop
-from cluster.client import ModelClient
 from cluster.config import ClusterConfig
 from cluster.deferred import deferred_output
+from cluster.generation_client import ModelClient
 from cluster.inputs import check_vocabulary
+from cluster.named import NAMED_AS, named_processors
 from cluster.refusals import refusal_of
 from cluster.streaming import Streamer
 
@@ -57,6 +58,10 @@ def native_call(
     check_token_ids(arguments, vocab_size)
     check_code(arguments)
     given = {name: value for name, value in arguments.items() if value is not None or hasattr(defaults, name)}
+    named: dict[str, Any] = {
+        wire: found for name, wire in NAMED_AS.items() if (found := named_processors(name, given.get(name)))
+    }
+    given = {name: value for name, value in given.items() if NAMED_AS.get(name) not in named}
     if given.pop("synced_gpus", None):
         logger.info("synced_gpus is for ranks that run one model in step; a cluster's actors do not, so it is ignored")
     if not isinstance(given.get("custom_generate"), str):
@@ -65,7 +70,7 @@ def native_call(
         raise RequestError(f"seed: an integer from 0 to 2^63 - 1 is needed, but it is {seed!r}", field="seed")
     if seed is None and wish(given, defaults, "do_sample"):
         seed = int(torch.randint(0, 2**63 - 1, (1,)))
-    return NativeCall(arguments=given, defaults=defaults, seed=seed, is_streamed=is_streamed)
+    return NativeCall(arguments=given, defaults=defaults, seed=seed, is_streamed=is_streamed, **named)
 
 
 def forward_call(arguments: Mapping[str, Any], *, vocab_size: int | None) -> NativeCall:

@@ -12,10 +12,10 @@ import click
 
 from actors.engine.errors import GenerationError, SlipstreamError
 from actors.engine.request import Delta, FinishReason, Request
-from cluster.client import GenerationClient
 from cluster.config import ClusterConfig
 from cluster.defaults import generation_defaults
 from cluster.generation import resolve_params
+from cluster.generation_client import GenerationClient
 from cluster.session import Cluster
 from cluster.terminal import RunSummary, TokenPrinter
 from cluster.tokenization import load_tokenizer

@@ -9,7 +9,7 @@ from transformers.generation.utils import GenerateBeamDecoderOnlyOutput
 from actors.engine.request import Beam
 from cluster.background import BackgroundLoop
 from cluster.calls import GenerateCall
-from cluster.client import Emit, GenerationClient, run_requests
+from cluster.generation_client import Emit, GenerationClient, run_requests
 from cluster.outputs import ClusterGenerateOutput, check_delta, pad_rows
 
 

@@ -187,7 +187,7 @@ def _begin_workers(config: ClusterConfig, engine_factory: EngineFactory, workers
                 start_worker(
                     role,
                     config.name,
-                    pool.worker,
+                    config.worker_config(pool),
                     config.router,
                     worker_id=worker_name(role, config.name, draft_pool, str(index)),
                     draft_pool=draft_pool,

@@ -16,14 +16,17 @@ class Admission:
 
     Args:
         max_num_requests: requests in hand at a time.
+        max_num_calls: those among them that transformers' own code runs.
         room: sequences that the cluster takes from this ingress now, None where that is not known. It may refuse by
             itself all the same; this is only the quicker answer.
     """
 
-    def __init__(self, max_num_requests: int, room: Callable[[], int | None]) -> None:
+    def __init__(self, max_num_requests: int, max_num_calls: int, room: Callable[[], int | None]) -> None:
         self._max_num_requests = max_num_requests
         self._room = room
         self._num_runs = 0
+        self._max_num_calls = max_num_calls
+        self._num_calls = 0
         self.num_requests = 0
         self.num_sequences = 0
 
@@ -59,6 +62,19 @@ class Admission:
         finally:
             self.num_sequences -= count
             self._num_runs -= 1
+
+    @contextmanager
+    def call(self, count: int) -> Iterator[None]:
+        """Hold the place of a call of transformers' own code that brings so many sequences. Raises OverloadedError."""
+        if self._num_calls >= self._max_num_calls:
+            what = "requests that transformers' own code runs"
+            raise _overloaded(self._num_calls, what, f"max_num_native_requests={self._max_num_calls}")
+        with self.sequences(count):
+            self._num_calls += 1
+            try:
+                yield
+            finally:
+                self._num_calls -= 1
 
 
 def _overloaded(count: int, what: str, limit: str) -> OverloadedError:

@@ -3,19 +3,21 @@
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
-from typing import Literal
+from typing import Literal, TypeVar
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
 from actors.engine.errors import GenerationError, RequestError
 from actors.engine.params import GenerationParams
-from actors.engine.request import Delta, FinishReason, Request, TokenLogprobs
+from actors.engine.request import Beam, Delta, FinishReason, Request, TokenLogprobs
 from actors.request_stats import RequestStats, RequestTally
-from cluster.client import GenerationClient
+from cluster.generation_client import GenerationClient
 from serve_app.detached import spawn
 from serve_app.errors import timed_out
 from serve_app.text import Segment, TextRules, TextStream, join
+
+T = TypeVar("T")
 
 
 class Choice(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,6 +43,7 @@ class ChoiceDelta(msgspec.Struct, frozen=True, kw_only=True):
         offsets: for each token, where in the text of the choice it begins.
         logprobs: an entry a token, where asked for.
         prompt_logprobs: an entry for every token of the prompt but the first, where asked for; in the first delta.
+        beams: what a search has found, best first; in its last delta.
         finish_reason: set in the last delta.
         stats: what drafting did for the sequence; in the last delta.
     """
@@ -53,6 +56,7 @@ class ChoiceDelta(msgspec.Struct, frozen=True, kw_only=True):
     num_accepted: int = 0
     logprobs: tuple[TokenLogprobs, ...] = ()
     prompt_logprobs: tuple[TokenLogprobs, ...] | None = None
+    beams: tuple[Beam, ...] = ()
     finish_reason: FinishReason | None = None
     stats: RequestStats | None = None
 
@@ -111,7 +115,7 @@ async def run_choice(
     Raises GenerationError where it fails, RequestError where the model has no log-probabilities to give.
     """
     tally = RequestTally()
-    async with aclosing(_as_generator(client.generate(choice.request, model))) as deltas:
+    async with aclosing(closing_generator(client.generate(choice.request, model))) as deltas:
         async for delta in deltas:
             if delta.finish_reason is FinishReason.ERROR:
                 raise GenerationError(delta.error or "the sequence failed")
@@ -132,6 +136,7 @@ async def run_choice(
                 num_accepted=delta.num_accepted,
                 logprobs=delta.logprobs or (),
                 prompt_logprobs=delta.prompt_logprobs,
+                beams=delta.beams or (),
                 finish_reason=finish_reason,
                 stats=None if finish_reason is None else tally.stats(),
             )
@@ -149,13 +154,11 @@ def _check_logprobs(params: GenerationParams, delta: Delta) -> None:
         raise RequestError("prompt_logprobs: this model's engine gives none for prompts", field="prompt_logprobs")
 
 
-async def merge(
-    streams: Sequence[AsyncGenerator[ChoiceDelta, None]], timeout_seconds: float
-) -> AsyncGenerator[ChoiceDelta, None]:
+async def merge(streams: Sequence[AsyncGenerator[T, None]], timeout_seconds: float) -> AsyncGenerator[T, None]:
     """Interleave streams as their items come. The first failure, a timeout or closing this one ends them all."""
-    queue: asyncio.Queue[ChoiceDelta | Exception | None] = asyncio.Queue()
+    queue: asyncio.Queue[T | Exception | None] = asyncio.Queue()
 
-    async def pump(stream: AsyncGenerator[ChoiceDelta, None]) -> None:
+    async def pump(stream: AsyncGenerator[T, None]) -> None:
         try:
             async with asyncio.timeout(timeout_seconds), aclosing(stream):
                 async for item in stream:
@@ -183,13 +186,13 @@ async def merge(
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _as_generator(deltas: AsyncIterator[Delta]) -> AsyncGenerator[Delta, None]:
+async def closing_generator(items: AsyncIterator[T]) -> AsyncGenerator[T, None]:
     """Give any iterator an ``aclose`` that reaches it."""
     try:
-        async for delta in deltas:
-            yield delta
+        async for item in items:
+            yield item
     finally:
-        close = getattr(deltas, "aclose", None)
+        close = getattr(items, "aclose", None)
         if close is not None:
             await close()
 
@@ -214,6 +217,7 @@ def combine(deltas: Sequence[ChoiceDelta]) -> ChoiceDelta:
         num_accepted=sum(delta.num_accepted for delta in deltas),
         logprobs=tuple(entry for delta in deltas for entry in delta.logprobs),
         prompt_logprobs=deltas[0].prompt_logprobs,
+        beams=deltas[-1].beams,
         finish_reason=deltas[-1].finish_reason,
         stats=deltas[-1].stats,
     )

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import msgspec
 
 from actors.status import ClusterStats, WorkerInfo
-from cluster.client import GenerationClient
+from cluster.generation_client import GenerationClient
 from serve_app.detached import spawn
 from serve_app.errors import not_ready
 
@@ -22,6 +22,7 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
     max_model_len: int
     vocab_size: int
     max_num_prompt_tokens: int
+    is_encoder_decoder: bool = False
 
 
 class Capacity(msgspec.Struct, frozen=True, kw_only=True):
@@ -136,6 +137,7 @@ class ClusterView:
             max_model_len=max_model_len,
             vocab_size=min(info.vocab_size for info in targets),
             max_num_prompt_tokens=room if limit is None else min(room, limit),
+            is_encoder_decoder=any(info.is_encoder_decoder for info in targets),
         )
 
 

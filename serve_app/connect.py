@@ -7,9 +7,9 @@ import msgspec
 from actors.engine.errors import ConfigError
 from actors.router_client import RouterClient
 from actors.start import start_router
-from cluster.client import GenerationClient
 from cluster.config import ClusterConfig, LimitsConfig
 from cluster.defaults import generation_defaults
+from cluster.generation_client import ModelClient
 from serve_app.cluster_view import Capacity
 from serve_app.gateway import Gateway
 from serve_app.served_model import load_chat_template, read_tokenizer
@@ -30,7 +30,7 @@ async def connect_gateway(config: ClusterConfig) -> Gateway:
 
 
 def open_gateway(
-    client: GenerationClient, config: ClusterConfig, limits: LimitsConfig, capacity: Capacity | None = None
+    client: ModelClient, config: ClusterConfig, limits: LimitsConfig, capacity: Capacity | None = None
 ) -> Gateway:
     """A gateway onto a cluster's target, and onto those of its drafts that have a tokenizer. Raises ConfigError."""
     model = config.target.worker.model

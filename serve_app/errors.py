@@ -9,7 +9,7 @@ from litestar import MediaType, Request, Response
 from litestar.exceptions import HTTPException, ValidationException
 
 from actors.engine.errors import GenerationError, OverloadedError, RequestError, SlipstreamError
-from cluster.generation import KNOWN_FIELDS
+from serve_app.not_served import NOT_SERVED
 
 logger = logging.getLogger(__name__)
 
@@ -83,6 +83,16 @@ def too_large(max_body_bytes: int) -> ApiError:
     return ApiError(413, f"body: over the limit of {max_body_bytes} bytes", param="body", code="body_too_large")
 
 
+def not_acceptable(field: str) -> ApiError:
+    """Tensors that JSON does not carry."""
+    return ApiError(
+        406,
+        f"{field}: JSON carries no tensors; send 'Accept: application/x-safetensors' or 'Accept: application/msgpack'",
+        param=field,
+        code="not_acceptable",
+    )
+
+
 def timed_out(seconds: float) -> ApiError:
     """A request ran past its limit."""
     return ApiError(504, f"the request took longer than the limit of {seconds:g} seconds", code="timeout")
@@ -101,7 +111,7 @@ def from_validation(error: Exception) -> ApiError:
     if not isinstance(error, msgspec.ValidationError):
         return ApiError(400, f"body: not valid JSON ({text})", param="body", code="invalid_json")
     if match := _UNKNOWN.search(text):
-        words = "not served over HTTP yet" if match[1] in KNOWN_FIELDS else "unknown field"
+        words = f"not served over HTTP: {NOT_SERVED[match[1]]}" if match[1] in NOT_SERVED else "unknown field"
         return ApiError(422, f"{match[1]}: {words}", param=match[1], code="unknown_field")
     if match := _MISSING.search(text):
         return ApiError(422, f"{match[1]}: this field is required", param=match[1], code="missing_field")

@@ -11,21 +11,25 @@ from typing import Any
 
 import msgspec
 
+from actors.engine.declared_call import DeclaredCall
 from actors.engine.errors import RequestError
 from actors.engine.request import FinishReason
+from actors.native_job import Tokens
 from actors.status import ClusterStats
-from cluster.client import GenerationClient
 from cluster.config import LimitsConfig
+from cluster.generation_client import ModelClient
 from serve_app.admission import Admission
 from serve_app.chat_template import ChatTemplate
 from serve_app.choices import Choice, ChoiceDelta, merge, run_choice
 from serve_app.cluster_view import STALE_SECONDS, Capacity, ClusterView, ModelCard
 from serve_app.errors import ApiError
 from serve_app.metrics import Metrics
+from serve_app.native_calls import Fields, run_declared
 from serve_app.text import TextStream
 from serve_app.tokenizer import Tokenizer
 
 MAX_NUM_INLINE_CHARS = 16_384
+NATIVE_OUTCOME = "native"  # in metrics: a sequence of a call of transformers' own code, however it ended
 END_SLACK = 5.0  # seconds behind its deadline at which a target ends a sequence that nobody has taken back
 
 
@@ -44,7 +48,7 @@ class Gateway:
 
     def __init__(
         self,
-        client: GenerationClient,
+        client: ModelClient,
         tokenizer: Tokenizer,
         *,
         name: str,
@@ -61,7 +65,7 @@ class Gateway:
         self.chat_template = chat_template
         self.metrics = Metrics(name)
         self.created = int(time.time())
-        self.admission = Admission(limits.max_num_requests, lambda: self._view.room())
+        self.admission = Admission(limits.max_num_requests, limits.max_num_native_requests, lambda: self._view.room())
         self._view = ClusterView(
             client,
             name,
@@ -154,6 +158,28 @@ class Gateway:
         finally:
             for _ in unfinished:
                 self.metrics.count_finished(outcome.value)
+
+    async def run_call(self, call: DeclaredCall, *, num_sequences: int) -> AsyncGenerator[Tokens | Fields, None]:
+        """Run a call of transformers' own code; the last item is its output. Closing the generator ends it.
+
+        Raises OverloadedError where there is no room for it.
+        """
+        begin = self._clock()
+        outcome = FinishReason.ABORT.value
+        try:
+            with self.admission.call(num_sequences):
+                stream = run_declared(self._client, self.name, call)
+                async with aclosing(merge([stream], self.limits.request_timeout)) as items:
+                    async for item in items:
+                        yield item
+            self.metrics.request_seconds.observe(self._clock() - begin)
+            outcome = NATIVE_OUTCOME
+        except Exception:
+            outcome = FinishReason.ERROR.value
+            raise
+        finally:
+            for _ in range(num_sequences):
+                self.metrics.count_finished(outcome)
 
     async def close(self) -> None:
         """Leave the cluster."""

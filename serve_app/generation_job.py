@@ -1,79 +1,55 @@
-"""One ``/generate`` request on its way."""
+"""One ``/generate`` request on its way, in the engine."""
 
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from typing import Any
 
+import numpy as np
 from msgspec import UNSET
 
-from actors.engine.errors import RequestError
+from cluster.tensor_names import Array
 from serve_app.choices import Choice, ChoiceDelta, collect
-from serve_app.gateway import Gateway, new_id
-from serve_app.generations import PARAM_NAMES, GeneratedSequence, GenerateRequest, GenerateResponse
-from serve_app.prompts import Prompt, read_prompts
-from serve_app.response_format import check_form
-from serve_app.sampling import check_limit, draw_seed, plan
-from serve_app.text import TextRules
+from serve_app.gateway import Gateway
+from serve_app.generations import GeneratedSequence, GenerateResponse
+from serve_app.prompts import Prompt
 from serve_app.usage import count_usage
 
 
 class GenerationJob:
-    """Knows the request, its prompts and its sequences."""
+    """Knows the request, its prompts and its sequences.
+
+    Args:
+        pad_token_id: fills rows that end early, where they are wanted as one tensor.
+    """
 
     def __init__(
-        self, gateway: Gateway, prompts: Sequence[Prompt], choices: Sequence[Choice], job_id: str, seed: int
+        self,
+        gateway: Gateway,
+        prompts: Sequence[Prompt],
+        choices: Sequence[Choice],
+        *,
+        job_id: str,
+        seed: int,
+        pad_token_id: int,
     ) -> None:
         self._gateway = gateway
         self._prompts = prompts
         self._choices = {choice.index: choice for choice in choices}
         self._id = job_id
         self._seed = seed
-
-    @classmethod
-    async def prepare(cls, gateway: Gateway, data: GenerateRequest, given: frozenset[str]) -> "GenerationJob":
-        """Check a request and plan its sequences; ``given`` are the names that its body spelt out.
-
-        Raises RequestError and ApiError naming the field.
-        """
-        gateway = gateway.of(data.model)
-        card = await gateway.card()
-        check_limit("num_return_sequences", data.num_return_sequences, gateway.limits.max_n)
-        check_limit("num_beams", data.num_beams, 1)  # its answer has no place for beams
-        if (data.prompt is None) == (data.input_ids is None):
-            raise RequestError("prompt: give either prompt or input_ids, one of them", field="prompt")
-        if data.prompt is not None:
-            prompts = await read_prompts(gateway, card, data.prompt, "prompt")
-        else:
-            prompts = await read_prompts(gateway, card, data.input_ids or (), "input_ids")
-        overrides: dict[str, Any] = {name: getattr(data, name) for name in PARAM_NAMES & given}
-        await check_form(overrides.get("grammar"), "grammar")
-        seed = overrides.pop("seed", None)
-        seed = draw_seed() if seed is None else seed
-        job_id = new_id("gen")
-        choices = plan(
-            job_id,
-            prompts,
-            num_choices=data.num_return_sequences,
-            seed=seed,
-            defaults=gateway.defaults,
-            overrides=overrides,
-            limits=gateway.limits,
-            card=card,
-            rules=TextRules(include_stop=True),
-        )
-        return cls(gateway, prompts, list(choices), job_id, seed)
+        self._pad_token_id = pad_token_id
 
     async def answer(self) -> GenerateResponse:
         """Run to the end and return the whole answer."""
         runs = await collect(self._gateway.run(list(self._choices.values())))
         sequences = [self._render(run) for run in runs]
-        return GenerateResponse(
-            id=self._id,
-            model=self._gateway.name,
-            seed=self._seed,
-            sequences=sequences,
-            usage=count_usage(self._prompts, sum(len(sequence.token_ids) for sequence in sequences)),
-        )
+        return whole_answer(self._gateway.name, self._prompts, sequences, job_id=self._id, seed=self._seed)
+
+    async def answer_with_tensors(self) -> tuple[GenerateResponse, dict[str, Array]]:
+        """The same, and its ``sequences`` as one tensor."""
+        answer = await self.answer()
+        prompts = [self._choices[sequence.index].request.prompt_token_ids for sequence in answer.sequences]
+        rows = [sequence.token_ids for sequence in answer.sequences]
+        return answer, {"sequences": pad(prompts, rows, self._pad_token_id)}
 
     async def chunks(self) -> AsyncGenerator[GeneratedSequence, None]:
         """Run and yield what every step added."""
@@ -96,3 +72,27 @@ class GenerationJob:
             logprobs=delta.logprobs if params.logprobs is not None else UNSET,
             prompt_logprobs=UNSET if delta.prompt_logprobs is None else delta.prompt_logprobs,
         )
+
+
+def whole_answer(
+    model: str, prompts: Sequence[Prompt], sequences: list[GeneratedSequence], *, job_id: str, seed: int
+) -> GenerateResponse:
+    """All sequences of a request, and its token counts."""
+    num_new_tokens = sum(len(sequence.token_ids) for sequence in sequences)
+    usage = count_usage(prompts, num_new_tokens)
+    return GenerateResponse(id=job_id, model=model, seed=seed, sequences=sequences, usage=usage)
+
+
+def pad(
+    prompts: Sequence[Sequence[int]], rows: Sequence[Sequence[int]], pad_token_id: int, fill: int | None = None
+) -> Array:
+    """Prompts, padded on the left, and new tokens behind them, padded on the right: (rows, width + longest) int64.
+
+    ``fill`` stands behind ended rows where that is another than the pad token.
+    """
+    width, longest = max(map(len, prompts)), max(map(len, rows))
+    padded = np.full((len(rows), width + longest), pad_token_id, np.int64)
+    padded[:, width:] = pad_token_id if fill is None else fill
+    for index, (prompt, row) in enumerate(zip(prompts, rows, strict=True)):
+        padded[index, width - len(prompt) : width + len(row)] = [*prompt, *row]
+    return padded

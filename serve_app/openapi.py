@@ -15,7 +15,7 @@ from serve_app.chat import ChatCompletionRequest
 from serve_app.chat_answers import ChatCompletion, ChatCompletionChunk
 from serve_app.completions import CompletionRequest, CompletionResponse
 from serve_app.errors import ErrorBody
-from serve_app.generations import GeneratedSequence, GenerateRequest, GenerateResponse
+from serve_app.generations import GeneratedSequence, GenerateRequest, GenerateResponse, PackedAnswer
 from serve_app.routes.state import Health, ModelInfo, ModelList
 from serve_app.tokenization import DetokenizeRequest, DetokenizeResponse, TokenizeRequest, TokenizeResponse
 
@@ -23,7 +23,7 @@ Document = dict[str, Any]
 
 TYPES: tuple[type[msgspec.Struct], ...] = (
     CompletionRequest, CompletionResponse, ChatCompletionRequest, ChatCompletion, ChatCompletionChunk,
-    GenerateRequest, GenerateResponse, GeneratedSequence,
+    GenerateRequest, GenerateResponse, GeneratedSequence, PackedAnswer,
     TokenizeRequest, TokenizeResponse, DetokenizeRequest, DetokenizeResponse,
     ModelInfo, ModelList, Health, ClusterStats, ErrorBody,
 )  # fmt: skip
@@ -31,6 +31,17 @@ EVENTS = {
     "/v1/completions": CompletionResponse,
     "/v1/chat/completions": ChatCompletionChunk,
     "/generate": GeneratedSequence,
+}
+
+TENSORS: Document = {
+    "application/msgpack": {"schema": {"$ref": "#/components/schemas/PackedAnswer"}},
+    "application/x-safetensors": {
+        "schema": {
+            "type": "string",
+            "format": "binary",
+            "description": "The tensors of a PackedAnswer, and its answer as JSON in the metadata, under answer.",
+        }
+    },
 }
 
 
@@ -51,7 +62,8 @@ def complete(document: Document) -> Document:
         words = f"Events whose data is a {event.__name__} each, then one whose data is [DONE]."
         stream = {"text/event-stream": {"schema": {"type": "string", "description": words}}}
         post = paths[path]["post"]
-        responses = post["responses"] | {"200": answer | {"content": answer["content"] | stream}}
+        tensors = TENSORS if path == "/generate" else {}
+        responses = post["responses"] | {"200": answer | {"content": answer["content"] | stream | tensors}}
         paths[path]["post"] = post | {"responses": responses}
     schemas = {**components.get("schemas", {}), **type_schemas()}
     return document | {"paths": paths, "components": {**components, "schemas": schemas}}

@@ -112,7 +112,7 @@ def pool_deployment(entry: Pool, config: ClusterConfig) -> serve.Application:
     return deployment.bind(
         role,
         config.name,
-        msgspec.msgpack.encode(pool.worker),
+        msgspec.msgpack.encode(config.worker_config(pool)),
         msgspec.msgpack.encode(config.router),
         msgspec.msgpack.encode(config),
         pool.scaling.drain_timeout,

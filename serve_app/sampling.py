@@ -42,6 +42,16 @@ def check_count(field: str, count: int, limit: int, what: str) -> None:
         raise RequestError(f"{field}: {count} {what}, but the limit is {limit}", field=field, limit=str(limit))
 
 
+def pad_token_id(defaults: Mapping[str, Any], overrides: Mapping[str, Any]) -> int:
+    """What fills rows that end early: the pad token, or else the first eos token, or else 0."""
+    for name in ("pad_token_id", "eos_token_id"):
+        value = overrides[name] if name in overrides else defaults.get(name)
+        ids = [] if value is None else [value] if isinstance(value, int) else list(value)
+        if ids and ids[0] >= 0:
+            return int(ids[0])
+    return 0
+
+
 def plan(
     prefix: str,
     prompts: Sequence[Prompt],
@@ -53,8 +63,11 @@ def plan(
     limits: LimitsConfig,
     card: ModelCard,
     rules: TextRules,
+    can_search: bool = False,
 ) -> Iterator[Choice]:
     """The sequences of a request, prompt by prompt; the same seed for the same place behind every prompt.
+
+    With beams, which the caller takes where it ``can_search``, a prompt has one choice and a seed of its own.
 
     Raises RequestError naming the field that is out of bounds. Counts beyond the context are cut to it, so that none
     travels that no engine could hold.
@@ -74,11 +87,12 @@ def plan(
     index = 0
     for prompt in prompts:
         num_prompt_tokens = len(prompt.token_ids)
-        params = resolve_params(defaults, overrides, num_prompt_tokens=num_prompt_tokens)
+        params = resolve_params(defaults, overrides, num_prompt_tokens=num_prompt_tokens, can_search=can_search)
         check_params(params, limits, card)
         room = min(params.max_new_tokens, card.max_model_len - num_prompt_tokens)
         for place in range(num_choices):
-            own = msgspec.structs.replace(params, max_new_tokens=room, seed=sequence_seed(seed, place))
+            number = index if params.has_beams else place
+            own = msgspec.structs.replace(params, max_new_tokens=room, seed=sequence_seed(seed, number))
             request = Request(request_id=f"{prefix}-{index}", prompt_token_ids=prompt.token_ids, params=own)
             yield Choice(index=index, request=request, rules=rules)
             index += 1

@@ -6,6 +6,7 @@ from actors.engine.config import EngineConfig
 from actors.engine.errors import RequestError
 from actors.engine.loaded import LoadedModel
 from actors.engine.native_generation import NativeModel
+from actors.engine.processor_registry import ProcessorRegistry
 from actors.engine.protocol import TokenEngine
 from actors.engine.request import Delta, EngineStats, Request
 
@@ -20,13 +21,13 @@ class EncoderDecoderEngine(TokenEngine):
         native: the weights, as transformers' own ``generate`` runs them.
     """
 
-    def __init__(self, loaded: LoadedModel, config: EngineConfig) -> None:
+    def __init__(self, loaded: LoadedModel, config: EngineConfig, *, registry: ProcessorRegistry | None = None) -> None:
         num_blocks = config.num_blocks or loaded.num_blocks
         contexts = (config.max_model_len, getattr(loaded.config, "max_position_embeddings", None))
         self.max_model_len = min([length for length in contexts if length] or [num_blocks * config.block_size])
         self.vocab_size = loaded.vocab_size
         self.num_step_tokens = 0
-        self.native = NativeModel(loaded.model, loaded.model.config._attn_implementation)
+        self.native = NativeModel(loaded.model, loaded.model.config._attn_implementation, loaded.tokenizer, registry)
 
     def add(self, request: Request) -> None:
         """Raises RequestError: there is nothing that could run it."""

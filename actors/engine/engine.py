@@ -18,12 +18,13 @@ from actors.engine.counters import Counters
 from actors.engine.deltas import asked_logprobs, drafted, failed
 from actors.engine.early_exit import EarlyExit
 from actors.engine.engine_stats import engine_stats
-from actors.engine.errors import OverloadedError, RequestError
+from actors.engine.errors import GenerationError, OverloadedError, RequestError
 from actors.engine.grammar_queue import GrammarQueue
 from actors.engine.intake import Intake
 from actors.engine.isolation import forward
 from actors.engine.loaded import LoadedModel
 from actors.engine.native_generation import NativeModel
+from actors.engine.processor_registry import ProcessorRegistry
 from actors.engine.prompt_logprobs import max_num_prompt_logits, take_prompt_logits
 from actors.engine.request import Delta, EngineStats, Request, TokenLogprobs
 from actors.engine.runner import build_runner
@@ -31,7 +32,7 @@ from actors.engine.sampler import sample
 from actors.engine.scheduled import Scheduled
 from actors.engine.scheduler import Scheduler
 from actors.engine.sequence import Sequence, Status
-from actors.engine.verify import accept, is_unsure, num_decided, sample_rows
+from actors.engine.verify import accept, is_over, is_unsure, num_decided, sample_rows
 
 
 class Engine:
@@ -41,6 +42,7 @@ class Engine:
         loaded: the model on its devices.
         config: bounds; ``num_blocks`` falls back to what loading planned.
         clock: seconds, for ``max_time``.
+        registry: logits processors and stopping criteria that requests may name; None for none.
 
     Attributes:
         max_model_len: longest sequence, prompt included, that is served.
@@ -49,7 +51,12 @@ class Engine:
     """
 
     def __init__(
-        self, loaded: LoadedModel, config: EngineConfig, *, clock: Callable[[], float] = time.monotonic
+        self,
+        loaded: LoadedModel,
+        config: EngineConfig,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        registry: ProcessorRegistry | None = None,
     ) -> None:
         num_blocks = config.num_blocks or loaded.num_blocks
         self._config = config
@@ -58,7 +65,7 @@ class Engine:
         contexts = (config.max_model_len, getattr(loaded.config, "max_position_embeddings", None))
         self.max_model_len = min([length for length in contexts if length] or [self._capacity])
         self.vocab_size = loaded.vocab_size
-        self.native = NativeModel(loaded.model, loaded.model.config._attn_implementation)
+        self.native = NativeModel(loaded.model, loaded.model.config._attn_implementation, loaded.tokenizer, registry)
         self._runner = build_runner(loaded, config, num_blocks)
         self._pool = BlockPool(num_blocks, config.block_size, prefix_cache=config.prefix_cache)
         self._scheduler = Scheduler(
@@ -67,7 +74,7 @@ class Engine:
             is_chunkable=self._runner.is_chunkable,
             max_num_prompt_logits=max_num_prompt_logits(self.vocab_size),
         )
-        self._intake = Intake(loaded, config, self.max_model_len, num_blocks, clock)
+        self._intake = Intake(loaded, config, self.max_model_len, num_blocks, clock, registry)
         self._compiling = GrammarQueue()
         self._sequences: dict[str, Sequence] = {}
         self._noise: NoiseKeys | None = None
@@ -185,7 +192,7 @@ class Engine:
         )
         fork = Sequence(request, source.sampler, source.stopping, is_draft=True)
         limit = min(fork.max_num_tokens, self.max_model_len, self._capacity)
-        if fork.num_tokens >= limit or fork.stopping.check(fork.token_ids, fork.num_tokens, self._clock()) is not None:
+        if fork.num_tokens >= limit or is_over(fork, self._clock()):
             return None
         fork.num_final_tokens = source.num_final_tokens
         fork.num_to_answer = fork.num_tokens
@@ -276,7 +283,11 @@ class Engine:
 
     def _end_if_told(self, sequence: Sequence) -> None:
         """End a continued sequence of which all was emitted already, so that only its end had not been told."""
-        reason = sequence.stopping.check(sequence.token_ids, sequence.num_tokens, self._clock())
+        try:
+            reason = sequence.stopping.check(sequence.token_ids, sequence.num_tokens, self._clock())
+        except GenerationError as error:
+            self._ended.append(self._fail(sequence, str(error)))
+            return
         if reason is not None:
             self._end(sequence)
             start = sequence.num_emitted_tokens
@@ -290,7 +301,10 @@ class Engine:
             self._scheduler.publish(sequence)
             return None
         first, num_drafts = sequence.num_tokens, len(sequence.drafts)
-        num_accepted, reason = accept(sequence, token_ids, self._clock())
+        try:
+            num_accepted, reason = accept(sequence, token_ids, self._clock())
+        except GenerationError as error:
+            return self._fail(sequence, str(error))
         sequence.num_computed_tokens = min(first + num_accepted, sequence.num_tokens - 1)
         num_new = sequence.num_tokens - first
         num_drafted = num_decided(num_drafts, num_accepted, num_new)
@@ -325,8 +339,7 @@ class Engine:
 
     def _has_drafted_its_end(self, sequence: Sequence) -> bool:
         """Whether what a draft sequence wrote behind the confirmed ids ends it."""
-        is_ahead = sequence.num_tokens > sequence.num_final_tokens
-        return is_ahead and sequence.stopping.check(sequence.token_ids, sequence.num_tokens, self._clock()) is not None
+        return sequence.num_tokens > sequence.num_final_tokens and is_over(sequence, self._clock())
 
     def _end(self, sequence: Sequence) -> None:
         del self._sequences[sequence.request_id]

@@ -10,6 +10,7 @@ from actors.engine.config import EngineConfig
 from actors.engine.grammar_compiler import GrammarCompiler
 from actors.engine.grammar_state import GrammarState
 from actors.engine.loaded import LoadedModel
+from actors.engine.processor_registry import ProcessorRegistry
 from actors.engine.request import Request
 from actors.engine.sampler import SamplerState
 from actors.engine.sequence import Sequence
@@ -26,6 +27,7 @@ class Intake:
         max_model_len: longest sequence, prompt included.
         num_blocks: KV blocks of the whole cache.
         clock: seconds, for ``max_time``.
+        registry: processors that requests may name.
     """
 
     def __init__(
@@ -35,12 +37,14 @@ class Intake:
         max_model_len: int,
         num_blocks: int,
         clock: Callable[[], float],
+        registry: ProcessorRegistry | None = None,
     ) -> None:
         self._loaded = loaded
         self._config = config
         self._max_model_len = max_model_len
         self._num_blocks = num_blocks
         self._clock = clock
+        self._registry = registry
         self._grammars = GrammarCompiler(loaded.tokenizer, loaded.vocab_size)
 
     def begin(self, request: Request, *, is_draft: bool) -> Sequence:
@@ -50,9 +54,17 @@ class Intake:
         self._check(request)
         grammar = GrammarState.begin(params, num_prompt, self._grammars, is_draft=is_draft)
         stopping = StopState.build(
-            params, num_prompt, self._max_model_len, tokenizer, started=self._clock(), grammar=grammar
+            params,
+            num_prompt,
+            self._max_model_len,
+            tokenizer,
+            started=self._clock(),
+            grammar=grammar,
+            registry=self._registry,
         )
-        sampler = SamplerState.build(params, num_prompt, self._loaded, request.prompt_token_ids, grammar)
+        sampler = SamplerState.build(
+            params, num_prompt, self._loaded, request.prompt_token_ids, grammar, self._registry
+        )
         return Sequence(request, sampler, stopping, is_draft=is_draft)
 
     def begin_search(self, request: Request) -> BeamGroup:
@@ -67,9 +79,16 @@ class Intake:
             max_num_seqs=self._config.max_num_seqs,
         )
         stopping = StopState.build(
-            params, num_prompt, self._max_model_len, self._loaded.tokenizer, started=self._clock()
+            params,
+            num_prompt,
+            self._max_model_len,
+            self._loaded.tokenizer,
+            started=self._clock(),
+            registry=self._registry,
         )
-        sampler = SamplerState.build(params, num_prompt, self._loaded, request.prompt_token_ids)
+        sampler = SamplerState.build(
+            params, num_prompt, self._loaded, request.prompt_token_ids, registry=self._registry
+        )
         try:
             sampler.processors(torch.device("cpu"))
         except (ValueError, TypeError) as error:

@@ -14,12 +14,16 @@ from typing import Any, Literal, Protocol
 
 import torch
 from greenlet import getcurrent, greenlet
-from transformers import GenerationConfig, PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.cache_utils import Cache
 from transformers.generation.streamers import BaseStreamer
 
+from actors.engine.declared_call import DeclaredCall, PlainOutput
+from actors.engine.declared_generation import DeclaredGeneration, failure, plain_output
 from actors.engine.errors import GenerationError
 from actors.engine.native_forward import forward
+from actors.engine.params import NamedProcessor
+from actors.engine.processor_registry import ProcessorRegistry
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +35,7 @@ class NativeCall:
         defaults: the model's generation defaults as the caller has them; None keeps the loaded ones.
         seed: of torch's generators for the length of the call; None leaves them as they are.
         is_streamed: whether new tokens are reported as they come.
+        logits_processors, stopping_criteria: those that the target's registry makes by their names.
         method: ``generate``, or ``forward`` for the model's own output.
     """
 
@@ -39,13 +44,20 @@ class NativeCall:
     seed: int | None = None
     is_streamed: bool = False
     method: Literal["generate", "forward"] = "generate"
+    logits_processors: tuple[NamedProcessor, ...] = ()
+    stopping_criteria: tuple[NamedProcessor, ...] = ()
+
+    @property
+    def wants_attentions(self) -> bool:
+        """Whether the model has to keep its attentions."""
+        return bool(wish(self.arguments, self.defaults, "output_attentions"))
 
 
 class Events(Protocol):
     """Where a run reports to. Called on the engine's thread; must not block."""
 
-    def put(self, token_ids: torch.Tensor) -> None:
-        """Take what a streamer gets: the prompts, then one token a row."""
+    def put(self, token_ids: torch.Tensor | tuple[int, ...]) -> None:
+        """Take what a streamer gets: the prompts, then one token a row; of a declared call as numbers."""
 
     def finish(self, output: Any) -> None:
         """Take the result, its tensors on the CPU."""
@@ -69,6 +81,13 @@ class _Reporter(BaseStreamer):
         """The result says so itself."""
 
 
+class _PlainReporter(_Reporter):
+    """Reports the ids of one sequence as numbers."""
+
+    def put(self, value: torch.Tensor) -> None:
+        self._events.put(tuple(value.flatten().tolist()))
+
+
 class NativeRun:
     """One call under way. Made by :meth:`NativeModel.start`.
 
@@ -78,7 +97,7 @@ class NativeRun:
         is_cancelled: whether it ends at its next turn.
     """
 
-    def __init__(self, model: NativeModel, call: NativeCall, events: Events) -> None:
+    def __init__(self, model: NativeModel, call: NativeCall | DeclaredCall, events: Events) -> None:
         self._model = model
         self.call = call
         self._events = events
@@ -132,17 +151,27 @@ class NativeModel:
     Args:
         model: shared with the engine, which may have put its own attention on it.
         attention: transformers' implementation for these runs; ``eager`` where attentions are asked for.
+        tokenizer: the model's, for declared calls.
+        registry: processors that calls may name.
     """
 
-    def __init__(self, model: PreTrainedModel, attention: str) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        attention: str,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        registry: ProcessorRegistry | None = None,
+    ) -> None:
         self._model = model
         self._attention = attention
         self._run: NativeRun | None = None
+        self._registry = registry or ProcessorRegistry()
+        self._declared = DeclaredGeneration(model, tokenizer, self._registry)
         configs = {id(module.config): module.config for module in model.modules() if hasattr(module, "config")}
         self._configs: list[Any] = list(configs.values())
         model.register_forward_pre_hook(self._before_forward)
 
-    def start(self, call: NativeCall, events: Events) -> NativeRun:
+    def start(self, call: NativeCall | DeclaredCall, events: Events) -> NativeRun:
         """Begin a call; nothing is computed before the first :meth:`NativeRun.advance`."""
         return NativeRun(self, call, events)
 
@@ -154,8 +183,10 @@ class NativeModel:
         finally:
             self._run = None
 
-    def generate(self, call: NativeCall, events: Events) -> Any:
+    def generate(self, call: NativeCall | DeclaredCall, events: Events) -> Any:
         """The call itself, on the run's own stack. Raises whatever transformers raises."""
+        if isinstance(call, DeclaredCall):
+            return self._generate_declared(call, events)
         model: Any = self._model
         if call.defaults is not None:
             model.generation_config = call.defaults
@@ -164,13 +195,26 @@ class NativeModel:
             return to_cpu(forward(model, arguments))
         if isinstance(assistant := arguments.get("assistant_model"), PreTrainedModel):
             assistant.eval()
+        if call.logits_processors:
+            arguments["logits_processor"] = self._registry.logits_processors(call.logits_processors)
+        if call.stopping_criteria:
+            arguments["stopping_criteria"] = self._registry.stopping_criteria(call.stopping_criteria)
         streamer = _Reporter(events) if call.is_streamed else None
         return to_cpu(model.generate(**arguments, streamer=streamer))
 
+    def _generate_declared(self, call: DeclaredCall, events: Events) -> PlainOutput:
+        """Raises SlipstreamErrors only, which any caller can read."""
+        try:
+            arguments = to_device(self._declared.arguments(call), self._model.device)
+            streamer = _PlainReporter(events) if call.is_streamed else None
+            generate: Any = self._model.generate
+            return plain_output(generate(**arguments, streamer=streamer))
+        except Exception as error:
+            raise failure(error, call) from error
+
     def turn(self, run: NativeRun) -> _Lent:
         """A context in which the model is the run's."""
-        is_eager = wish(run.call.arguments, run.call.defaults, "output_attentions")
-        return _Lent(self._configs, "eager" if is_eager else self._attention, run)
+        return _Lent(self._configs, "eager" if run.call.wants_attentions else self._attention, run)
 
     def _before_forward(self, module: torch.nn.Module, args: Any) -> None:
         if self._run is not None and self._run.is_running_here():

@@ -4,7 +4,7 @@ A frozen msgspec Struct, so that one definition validates HTTP bodies, travels b
 caller's side resolves defaults (model defaults under the request's own fields); the engine takes what it is given.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
@@ -14,6 +14,7 @@ from actors.engine.grammar import Grammar
 MAX_STOP_STRINGS = 64
 MAX_TOP_LOGPROBS = 100
 MAX_NAME_CHARS = 1024
+MAX_NUM_NAMED = 16
 MAX_NUM_BEAMS = 64
 
 MAX_INT = 2**31 - 1  # what every tensor, kernel and wire format holds
@@ -24,6 +25,16 @@ TokenId = Annotated[int, Meta(ge=0, le=MAX_INT)]
 Probability = Annotated[float, Meta(ge=0.0, le=1.0)]
 
 
+class NamedProcessor(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A logits processor or stopping criterion by the name that the operator registered, and what it is called with."""
+
+    name: Annotated[str, Meta(min_length=1, max_length=128)]
+    args: dict[str, Any] = {}
+
+
+NamedProcessors = Annotated[tuple[NamedProcessor, ...], Meta(max_length=MAX_NUM_NAMED)]
+
+
 class GenerationParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """Parameters of one sequence. Names and meanings are those of ``transformers.GenerationConfig`` where it has them.
 
@@ -31,6 +42,8 @@ class GenerationParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     ``logprobs`` asks for the log-probabilities of emitted tokens and of that many alternatives (0: emitted ones only).
     ``prompt_logprobs`` asks the same of the prompt's tokens, by the model's own distribution, before any processor.
     ``grammar`` is what the text has to be (:mod:`actors.engine.grammar`).
+    ``logits_processors`` and ``stopping_criteria`` name what the operator has registered
+    (:mod:`actors.engine.processor_registry`).
     ``num_beams`` above 1 makes the request a beam search (or beam sampling), whose sequences come all at its end.
     ``num_assistant_tokens`` pins the draft length; None leaves it to the cluster, 0 turns drafting off. A pinned length
     follows ``num_assistant_tokens_schedule``, and drafting pauses behind a token that the draft gave a probability
@@ -77,6 +90,8 @@ class GenerationParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     renormalize_logits: bool = False
 
     grammar: Grammar | None = None
+    logits_processors: NamedProcessors = ()
+    stopping_criteria: NamedProcessors = ()
 
     num_beams: Annotated[int, Meta(ge=1, le=MAX_NUM_BEAMS)] = 1
     length_penalty: float = 1.0

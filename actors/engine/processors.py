@@ -15,6 +15,7 @@ from transformers import GenerationConfig, GenerationMixin, LogitsProcessor, Log
 from actors.engine.grammar_mask import GrammarMask
 from actors.engine.grammar_state import GrammarState
 from actors.engine.params import GenerationParams
+from actors.engine.processor_registry import ProcessorRegistry
 from actors.engine.warpers import add_to_tokens, penalize_emitted
 
 # Of the same name and meaning in GenerationConfig.
@@ -78,6 +79,7 @@ def needs_list(params: GenerationParams) -> bool:
         or params.encoder_no_repeat_ngram_size
         or params.remove_invalid_values
         or params.renormalize_logits
+        or params.logits_processors
     )
     optional = (
         params.bad_words_ids,
@@ -127,14 +129,17 @@ def build_processors(
     model: PreTrainedModel,
     device: torch.device,
     grammar: GrammarState | None = None,
+    registry: ProcessorRegistry | None = None,
 ) -> LogitsProcessorList:
     """All processors and warpers of one sequence, to be called with its whole prefix (1, n) and scores (1, vocab).
 
+    Those that the request names are made by the ``registry``. The mask of its ``grammar`` is the last processor: behind
+    it come the warpers.
     Those of a beam search take all its beams at once, (num_beams, n) and (num_beams, vocab).
     The mask of its ``grammar`` is the last processor: behind it come the warpers.
 
     Raises:
-        ValueError, TypeError: transformers refuses a value.
+        ValueError, TypeError: transformers refuses a value; RequestError where the registry does.
     """
     config = to_generation_config(params, len(prompt_ids))
     eos = torch.tensor(params.eos_token_id, device=device) if params.eos_token_id else None
@@ -144,6 +149,8 @@ def build_processors(
         ours.append(LogitBias(params.logit_bias))
     if params.presence_penalty or params.frequency_penalty:
         ours.append(PresenceFrequencyPenalty(params.presence_penalty, params.frequency_penalty, len(prompt_ids)))
+    if params.logits_processors:
+        ours.extend((registry or ProcessorRegistry()).logits_processors(params.logits_processors))
     if grammar is not None:
         ours.append(GrammarMask(grammar))
     build: Callable[..., LogitsProcessorList] = GenerationMixin._get_logits_processor

@@ -16,11 +16,13 @@ from torch import Tensor
 
 from actors.engine import warpers
 from actors.engine.choice import NoiseKeys, argmax, argmax_with_noise
+from actors.engine.errors import RequestError
 from actors.engine.grammar_mask import mask_scores
 from actors.engine.grammar_state import GrammarState
 from actors.engine.loaded import LoadedModel
 from actors.engine.logprobs import token_logprobs
 from actors.engine.params import GenerationParams
+from actors.engine.processor_registry import ProcessorRegistry
 from actors.engine.processors import build_processors, min_num_tokens, needs_list
 from actors.engine.request import TokenLogprobs
 from actors.engine.validation import refusal
@@ -82,22 +84,25 @@ class SamplerState:
         loaded: LoadedModel,
         prompt_ids: Sequence[int],
         grammar: GrammarState | None = None,
+        registry: ProcessorRegistry | None = None,
     ) -> Self:
         """Prepare a sequence.
 
         Raises:
-            RequestError: transformers refuses a parameter.
+            RequestError: transformers, or the registry, refuses a parameter.
         """
         prompt = list(prompt_ids[:num_prompt_tokens])
         state = cls(
             params,
             num_prompt_tokens,
-            lambda device: build_processors(params, prompt, loaded.model, device, grammar),
+            lambda device: build_processors(params, prompt, loaded.model, device, grammar, registry),
             grammar,
         )
         if not state.is_vectorized:
             try:
                 state.processors(torch.device("cpu"))
+            except RequestError:
+                raise
             except (ValueError, TypeError) as error:
                 raise refusal(params, error) from error
         return state

@@ -1,15 +1,17 @@
 """When a sequence ends: eos, stop strings, a grammar's end, lengths, time. Decided token by token, on the host."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Self
 
-from transformers import PreTrainedTokenizerBase, StopStringCriteria
+import torch
+from transformers import PreTrainedTokenizerBase, StoppingCriteriaList, StopStringCriteria
 
 from actors.engine.errors import RequestError
 from actors.engine.grammar_state import GrammarState
 from actors.engine.params import GenerationParams
+from actors.engine.processor_registry import ProcessorRegistry
 from actors.engine.request import FinishReason
 
 _MAX_TOKENIZERS = 8
@@ -57,6 +59,7 @@ class StopState:
         max_num_tokens: tokens, prompt included, at which it ends.
         deadline: time (on the clock of ``check``) after which it ends.
         grammar: ends it where its text can only end; None where it has none.
+        criteria: those that its request names.
     """
 
     eos_token_ids: frozenset[int]
@@ -64,6 +67,7 @@ class StopState:
     max_num_tokens: int
     deadline: float | None = None
     grammar: GrammarState | None = None
+    criteria: StoppingCriteriaList = field(default_factory=StoppingCriteriaList)
 
     @classmethod
     def build(
@@ -75,6 +79,7 @@ class StopState:
         eos_token_ids: Sequence[int] | None = None,
         started: float = 0.0,
         grammar: GrammarState | None = None,
+        registry: ProcessorRegistry | None = None,
     ) -> Self:
         """Prepare a sequence.
 
@@ -86,9 +91,10 @@ class StopState:
             eos_token_ids: replaces ``params.eos_token_id``.
             started: when the sequence began, in seconds on the clock that :meth:`check` is given.
             grammar: its own.
+            registry: makes the criteria that ``params`` name.
 
         Raises:
-            RequestError: stop strings without a tokenizer.
+            RequestError: stop strings without a tokenizer; criteria that the registry refuses.
         """
         if params.stop_strings and tokenizer is None:
             raise RequestError("stop_strings need a tokenizer, and the model has none", field="stop_strings")
@@ -99,15 +105,21 @@ class StopState:
             max_num_tokens=min(num_prompt_tokens + params.max_new_tokens, max_model_len),
             deadline=None if params.max_time is None else started + params.max_time,
             grammar=grammar,
+            criteria=(registry or ProcessorRegistry()).stopping_criteria(params.stopping_criteria),
         )
 
     def check(self, token_ids: Sequence[int], num_tokens: int, now: float) -> FinishReason | None:
-        """Why a sequence ends with its newest token, ``token_ids[num_tokens - 1]``, or None where it goes on."""
+        """Why a sequence ends with its newest token, ``token_ids[num_tokens - 1]``, or None where it goes on.
+
+        Raises GenerationError where one of its criteria fails.
+        """
         if token_ids[num_tokens - 1] in self.eos_token_ids:
             return FinishReason.STOP
         if self.stop_strings is not None and self.stop_strings.is_complete(token_ids, num_tokens):
             return FinishReason.STOP
         if self.grammar is not None and self.grammar.is_complete(token_ids, num_tokens):
+            return FinishReason.STOP
+        if self.criteria and bool(self.criteria(torch.tensor([token_ids[:num_tokens]]), None)):
             return FinishReason.STOP
         if num_tokens >= self.max_num_tokens:
             return FinishReason.LENGTH

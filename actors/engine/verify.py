@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence as Seq
 
+from actors.engine.errors import GenerationError
 from actors.engine.params import GenerationParams
 from actors.engine.request import FinishReason, TokenLogprobs
 from actors.engine.sampler import SampleRow
@@ -36,17 +37,34 @@ def accept(sequence: Sequence, token_ids: Seq[int], now: float) -> tuple[int, Fi
 
     Returns:
         How many drafts were right, and why the sequence ends if it does.
+
+    Raises:
+        GenerationError: a stopping criterion failed over the first of the ids, which is not appended then.
     """
     drafts, sequence.drafts = sequence.drafts, []
     num_accepted = 0
     for position, token in enumerate(token_ids):
         sequence.token_ids.append(token)
-        reason = sequence.stopping.check(sequence.token_ids, sequence.num_tokens, now)
+        try:
+            reason = sequence.stopping.check(sequence.token_ids, sequence.num_tokens, now)
+        except GenerationError:
+            sequence.token_ids.pop()
+            if position == 0:
+                raise
+            return num_accepted, None  # what was right before is emitted; the sequence fails at its next token
         is_right = position < len(drafts) and drafts[position] == token
         num_accepted += is_right
         if reason is not None or not is_right:
             return num_accepted, reason
     return num_accepted, None
+
+
+def is_over(sequence: Sequence, now: float) -> bool:
+    """Whether a draft sequence has come to its end; also where its criteria fail to say so."""
+    try:
+        return sequence.stopping.check(sequence.token_ids, sequence.num_tokens, now) is not None
+    except GenerationError:
+        return True
 
 
 def num_decided(num_drafts: int, num_accepted: int, num_new_tokens: int) -> int:

@@ -11,7 +11,7 @@ from actors.engine.request import Delta, FinishReason, Request, TokenLogprobs
 from actors.request_stats import RequestStats, RequestTally
 from actors.status import ClusterStats
 from cluster.background import BackgroundLoop
-from cluster.client import GenerationClient, run_requests
+from cluster.generation_client import GenerationClient, run_requests
 
 SETTLE_MARGIN = 0.02  # seconds between a report's sending and its being counted
 SETTLE_TIMEOUT = 5.0
@@ -95,7 +95,7 @@ class _Recording(GenerationClient):
         self.recorders: dict[str, _Recorder] = {}
 
     async def generate(self, request: Request, model: str) -> AsyncIterator[Delta]:
-        """See :class:`cluster.client.GenerationClient`."""
+        """See :class:`cluster.generation_client.GenerationClient`."""
         recorder = self.recorders[request.request_id] = _Recorder()
         begun = self._clock()
         async for delta in self._client.generate(request, model):
@@ -103,11 +103,11 @@ class _Recording(GenerationClient):
             yield delta
 
     async def stats(self) -> ClusterStats:
-        """See :class:`cluster.client.GenerationClient`."""
+        """See :class:`cluster.generation_client.GenerationClient`."""
         return await self._client.stats()
 
     async def close(self) -> None:
-        """See :class:`cluster.client.GenerationClient`."""
+        """See :class:`cluster.generation_client.GenerationClient`."""
         await self._client.close()
 
 

@@ -11,9 +11,9 @@ from actors.engine.errors import ConfigError
 from cluster.bench.prompts import built_in_prompts, read_prompts
 from cluster.bench.run_options import RunOptions
 from cluster.bench.runs import Runner
-from cluster.client import GenerationClient
 from cluster.cluster_options import cluster_config
 from cluster.config import ClusterConfig
+from cluster.generation_client import GenerationClient
 from cluster.prompting import open_cluster
 from cluster.tokenization import load_tokenizer
 

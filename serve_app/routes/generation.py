@@ -7,6 +7,7 @@ from litestar import Response, post
 from litestar.datastructures import ResponseHeader
 from litestar.openapi.datastructures import ResponseSpec
 
+from serve_app.answer_form import asked_form, render, takes_tensors
 from serve_app.body import StrictRequest, given_names
 from serve_app.chat import ChatCompletionRequest
 from serve_app.chat_answers import ChatCompletion
@@ -15,7 +16,7 @@ from serve_app.completion_job import CompletionJob
 from serve_app.completions import CompletionRequest, CompletionResponse
 from serve_app.errors import ErrorBody
 from serve_app.gateway import Gateway
-from serve_app.generation_job import GenerationJob
+from serve_app.generation_request import prepare_generation
 from serve_app.generations import GenerateRequest, GenerateResponse
 from serve_app.sse import Chunks, open_stream, until_disconnect
 
@@ -30,6 +31,13 @@ ERRORS = {
         429: "Too much is in flight; retry later.",
         503: "No target is ready.",
     }.items()
+}
+NO_TENSORS = {
+    406: ResponseSpec(
+        data_container=ErrorBody,
+        description="Tensors are asked for, but JSON carries none: Accept says what would.",
+        generate_examples=False,
+    )
 }
 # Serve sets it.
 REQUEST_ID = [
@@ -87,12 +95,17 @@ async def chat_completions(data: ChatCompletionRequest, request: StrictRequest, 
     status_code=200,
     tags=["generation"],
     summary="Continue prompts with any field of transformers' GenerationConfig",
-    description="With stream, one JSON object a step comes as a server-sent event, [DONE] last.",
-    responses={200: ResponseSpec(data_container=GenerateResponse, generate_examples=False), **ERRORS},
+    description="What the engine does not batch, transformers' own code runs: guidance, tensors as output, "
+    "encoder-decoders. With stream, one JSON object a step comes as a server-sent event, [DONE] last.",
+    responses={200: ResponseSpec(data_container=GenerateResponse, generate_examples=False), **ERRORS, **NO_TENSORS},
     response_headers=REQUEST_ID,
 )
 async def generate(data: GenerateRequest, request: StrictRequest, gateway: Gateway) -> Response[Any]:
     """Answer whole or as a stream."""
-    return await _answer(
-        request, await GenerationJob.prepare(gateway, data, given_names(await request.body())), bool(data.stream)
-    )
+    form = asked_form(request)
+    given = given_names(await request.body())
+    job = await prepare_generation(gateway, data, given, takes_tensors=takes_tensors(form))
+    if data.stream or not takes_tensors(form):
+        return await _answer(request, job, data.stream)
+    answer, tensors = await until_disconnect(request, job.answer_with_tensors())
+    return render(form, answer, tensors)

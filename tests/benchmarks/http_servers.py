@@ -22,6 +22,8 @@ from actors.config import SimulationConfig
 from actors.engine.config import EngineConfig, ModelConfig
 from actors.engine.params import GenerationParams
 from actors.engine.request import Delta, Request
+from actors.native_client import Result
+from actors.native_job import Tokens
 from actors.simulated_engine import SimulatedEngine
 from actors.status import ClusterStats, WorkerInfo, WorkerStatus
 from cluster.config import LimitsConfig
@@ -38,7 +40,7 @@ class DirectClient:
     """A cluster in this very process: an engine that computes nothing, stepped by whoever reads."""
 
     async def generate(self, request: Request, model: str) -> AsyncIterator[Delta]:
-        """See :class:`cluster.client.GenerationClient`."""
+        """See :class:`cluster.generation_client.GenerationClient`."""
         engine = SimulatedEngine(SimulationConfig(vocab_size=VOCAB_SIZE), ENGINE)
         engine.add(request)
         while engine.has_work():
@@ -46,15 +48,20 @@ class DirectClient:
                 await asyncio.sleep(0)  # others have their turn, as they have while a message is awaited
                 yield delta
 
+    async def run_native(self, call: Any, model: str) -> AsyncIterator[Tokens | Result]:
+        """See :class:`cluster.generation_client.ModelClient`."""
+        raise NotImplementedError("nothing is measured of whole calls")
+        yield
+
     async def stats(self) -> ClusterStats:
-        """See :class:`cluster.client.GenerationClient`."""
+        """See :class:`cluster.generation_client.GenerationClient`."""
         info = WorkerInfo(
             worker_id="target", role="target", pool=MODEL, model=MODEL, max_model_len=65536, vocab_size=VOCAB_SIZE
         )
         return ClusterStats(workers=(WorkerStatus(info=info),))
 
     async def close(self) -> None:
-        """See :class:`cluster.client.GenerationClient`."""
+        """See :class:`cluster.generation_client.GenerationClient`."""
 
 
 def slipstream() -> Any:

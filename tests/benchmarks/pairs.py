@@ -13,8 +13,8 @@ from actors.engine.params import GenerationParams
 from actors.engine.request import Request
 from cluster.bench.prompts import built_in_prompts
 from cluster.bench.runs import Runner
-from cluster.client import GenerationClient
 from cluster.config import ClusterConfig, PoolConfig
+from cluster.generation_client import GenerationClient
 from cluster.session import Cluster
 from tests.benchmarks import workload
 

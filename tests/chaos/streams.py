@@ -13,7 +13,7 @@ import msgspec
 from actors.engine.grammar import JsonSchemaGrammar
 from actors.engine.params import GenerationParams
 from actors.engine.request import FinishReason, Request
-from cluster.client import GenerationClient
+from cluster.generation_client import GenerationClient
 
 PROMPTS = (
     "It was a dark night and the rain came down upon the roof",

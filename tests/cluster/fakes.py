@@ -12,14 +12,15 @@ from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
 from actors.config import WorkerConfig
 from actors.engine.config import ModelConfig
+from actors.engine.declared_call import DeclaredCall
 from actors.engine.errors import RequestError
 from actors.engine.native_generation import NativeCall, NativeModel
 from actors.engine.request import Delta, FinishReason, Request
 from actors.native_client import Result
 from actors.native_job import Tokens
 from actors.status import ClusterStats
-from cluster.client import ModelClient
 from cluster.config import ClusterConfig, PoolConfig
+from cluster.generation_client import ModelClient
 from cluster.model import ClusterModel
 from tests.cluster.native_here import run_here
 
@@ -68,7 +69,7 @@ class ToyClient(ModelClient):
     hang: bool = False
     requests: list[Request] = field(default_factory=list)
     models: list[str] = field(default_factory=list)
-    calls: list[NativeCall] = field(default_factory=list)
+    calls: list[NativeCall | DeclaredCall] = field(default_factory=list)
     taken_back: list[str] = field(default_factory=list)
     num_running: int = 0
     max_num_running: int = 0
@@ -125,7 +126,7 @@ class ToyClient(ModelClient):
             logits[list(params.eos_token_id)] = -torch.inf
         return int(logits.argmax())
 
-    async def run_native(self, call: NativeCall, model: str) -> AsyncIterator[Tokens | Result]:
+    async def run_native(self, call: NativeCall | DeclaredCall, model: str) -> AsyncIterator[Tokens | Result]:
         """In this process, on the same weights, with the actor's own code."""
         self.calls.append(call)
         async for item in run_here(NativeModel(self.model, "sdpa"), call):

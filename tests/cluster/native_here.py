@@ -3,12 +3,13 @@
 import asyncio
 from collections.abc import AsyncIterator
 
+from actors.engine.declared_call import DeclaredCall
 from actors.engine.native_generation import NativeCall, NativeModel
 from actors.native_client import Result
 from actors.native_job import Failed, Finished, NativeJob, Tokens, split_output
 
 
-async def run_here(native: NativeModel, call: NativeCall) -> AsyncIterator[Tokens | Result]:
+async def run_here(native: NativeModel, call: NativeCall | DeclaredCall) -> AsyncIterator[Tokens | Result]:
     """Run a call to its end and yield what came of it. Raises what ``generate`` raised."""
     job = NativeJob("here", call)
     run = native.start(call, job)

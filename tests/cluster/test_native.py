@@ -16,6 +16,7 @@ from transformers import (
 )
 from transformers.generation.utils import GenerateBeamDecoderOnlyOutput, GenerateDecoderOnlyOutput
 
+from actors.engine.declared_call import DeclaredCall
 from actors.engine.errors import RequestError
 from actors.engine.native_generation import NativeCall
 from actors.native_client import Result
@@ -269,7 +270,7 @@ def test_a_caller_fetches_only_what_it_reads(folder: Path, reference: Any) -> No
     fetched: list[str] = []
 
     class Counting(ToyClient):
-        async def run_native(self, call: NativeCall, model: str) -> AsyncIterator[Tokens | Result]:
+        async def run_native(self, call: NativeCall | DeclaredCall, model: str) -> AsyncIterator[Tokens | Result]:
             async for item in super().run_native(call, model):
                 yield Result(item.output, partial(self.fetch, item)) if isinstance(item, Result) else item
 

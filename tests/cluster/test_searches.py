@@ -14,9 +14,9 @@ from actors.engine.config import EngineConfig, ModelConfig
 from actors.engine.engine import Engine
 from actors.engine.errors import GenerationError
 from actors.engine.loading import load_model
-from cluster.client import ModelClient
 from cluster.config import ClusterConfig, PoolConfig
 from cluster.generation import sequence_seed
+from cluster.generation_client import ModelClient
 from cluster.model import ClusterModel
 from tests.cluster.fakes import PAD, ToyClient, cluster_model, tiny_llama
 from tests.conformance.engine_client import EngineClient

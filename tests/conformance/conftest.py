@@ -12,6 +12,7 @@ from actors.engine.config import EngineConfig, ModelConfig
 from cluster.config import ClusterConfig, PoolConfig
 from cluster.model import ClusterModel
 from tests.conformance.generate_matrix import Pair, both
+from tests.operator_processors import PATHS
 from tests.serve_app.conftest import Server
 
 
@@ -22,7 +23,13 @@ def make_config() -> ClusterConfig:
         PoolConfig(worker=WorkerConfig(model=ModelConfig(model=name, dtype="float32"), engine=engine, num_cpus=0.5))
         for name in ("demo", "demo-draft")
     ]
-    return ClusterConfig(name="demo", target=pools[0], draft=pools[1], router=RouterConfig(num_assistant_tokens=3))
+    return ClusterConfig(
+        name="demo",
+        target=pools[0],
+        draft=pools[1],
+        router=RouterConfig(num_assistant_tokens=3),
+        processors=PATHS,
+    )
 
 
 class ClusterServer(Server):

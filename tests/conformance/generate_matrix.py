@@ -24,9 +24,9 @@ from actors.engine.config import EngineConfig, ModelConfig
 from actors.engine.encoder_decoder import EncoderDecoderEngine
 from actors.engine.engine import Engine
 from actors.engine.loading import load_model
-from cluster.client import ModelClient
 from cluster.config import ClusterConfig, PoolConfig
 from cluster.generation import sequence_seed
+from cluster.generation_client import ModelClient
 from cluster.model import ClusterModel
 from tests.actors.engine.tiny_models import ARCHITECTURES, ENCODER_DECODERS, VOCAB_SIZE, make_tiny
 from tests.conformance.engine_client import EngineClient

@@ -5,12 +5,16 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 from litestar import Litestar
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from actors.config import Role
-from actors.engine.errors import OverloadedError
-from actors.engine.request import Delta, DraftingSummary, EngineStats, FinishReason, Request, TokenLogprobs
+from actors.engine.declared_call import DeclaredCall, PlainOutput
+from actors.engine.errors import GenerationError, OverloadedError
+from actors.engine.request import Beam, Delta, DraftingSummary, EngineStats, FinishReason, Request, TokenLogprobs
+from actors.native_client import Result
+from actors.native_job import Output, Tokens
 from actors.status import ClusterStats, DraftingStats, WorkerInfo, WorkerStatus
 from cluster.config import LimitsConfig
 from serve_app.chat_template import ChatTemplate
@@ -59,6 +63,7 @@ class FakeClient:
         pause: seconds before each step.
         is_overloaded, is_router_gone, error: refuse each request; know nothing; fail after the first step.
         num_others: requests in flight that came through other doors.
+        calls: those of transformers' own code.
         running, taken_back: ids of requests that run now, and of those whose caller went away.
     """
 
@@ -72,12 +77,13 @@ class FakeClient:
     num_others: int = 0
     requests: list[Request] = field(default_factory=list)
     models: list[str] = field(default_factory=list)
+    calls: list[DeclaredCall] = field(default_factory=list)
     running: set[str] = field(default_factory=set)
     taken_back: list[str] = field(default_factory=list)
     is_closed: bool = False
 
     async def generate(self, request: Request, model: str) -> AsyncIterator[Delta]:
-        """See :class:`cluster.client.GenerationClient`."""
+        """See :class:`cluster.generation_client.GenerationClient`."""
         if self.is_overloaded:
             raise OverloadedError("too many requests in flight, the limit is 2", limit="2")
         self.requests.append(request)
@@ -93,8 +99,26 @@ class FakeClient:
             if not is_finished:
                 self.taken_back.append(request.request_id)
 
+    async def run_native(self, call: Any, model: str) -> AsyncIterator[Tokens | Result]:
+        """See :class:`cluster.generation_client.ModelClient`. Recites in every row, with the tensors asked for."""
+        if self.error:
+            raise GenerationError(self.error)
+        self.calls.append(call)
+        is_finished = False
+        try:
+            ids = TOKENIZER.encode(self.text)[: call.fields["max_new_tokens"]]
+            for token_ids in [call.prompts[0], *((token_id,) for token_id in ids)] if call.is_streamed else ():
+                yield Tokens(token_ids)
+                await asyncio.sleep(self.pause)
+            await asyncio.sleep(self.pause)
+            yield _recited(call, ids)
+            is_finished = True
+        finally:
+            if not is_finished:
+                self.taken_back.append("call")
+
     async def stats(self) -> ClusterStats:
-        """See :class:`cluster.client.GenerationClient`."""
+        """See :class:`cluster.generation_client.GenerationClient`."""
         if self.is_router_gone:
             raise ConnectionError("no router")
         workers = (_worker("target"), _worker("draft")) if self.is_ready else ()
@@ -111,12 +135,19 @@ class FakeClient:
         )
 
     async def close(self) -> None:
-        """See :class:`cluster.client.GenerationClient`."""
+        """See :class:`cluster.generation_client.GenerationClient`."""
         self.is_closed = True
 
     async def _deltas(self, request: Request) -> AsyncIterator[Delta]:
         params = request.params
         ids = TOKENIZER.encode(self.text)
+        if params.has_beams:
+            found = tuple(ids[: params.max_new_tokens])
+            beams = tuple(
+                Beam(found, -float(at), (0,) * len(found), FinishReason.LENGTH) for at in range(params.num_beams)
+            )
+            yield Delta(request_id=request.request_id, start=0, beams=beams, finish_reason=FinishReason.LENGTH)
+            return
         ends_by_itself = len(ids) <= params.max_new_tokens
         ids = ids[: params.max_new_tokens]
         for start in range(0, len(ids), self.num_per_step):
@@ -143,6 +174,22 @@ class FakeClient:
                 finish_reason=reason if is_last else None,
                 drafting=DraftingSummary(3, 1, 0.5) if is_last and is_drafted else None,
             )
+
+
+def _recited(call: DeclaredCall, ids: Sequence[int]) -> Result:
+    """The output of a call whose every row is ``ids``."""
+    count = len(call.prompts) * call.fields.get("num_return_sequences", 1)
+    width = max(map(len, call.prompts))
+    rows = [[0] * (width - len(prompt)) + [*prompt, *ids] for prompt in call.prompts]
+    small: dict[str, Any] = {"sequences": np.repeat(np.array(rows, np.int64), count // len(rows), axis=0)}
+    if call.fields.get("num_beams", 1) > 1 and call.fields.get("output_scores"):
+        small["sequences_scores"] = np.linspace(-0.5, -1.0, count, dtype=np.float32)
+    large = {
+        name: tuple(np.full((count, VOCAB_SIZE), step, np.float32) for step in range(len(ids)))
+        for name in ("scores", "logits")
+        if call.fields.get(f"output_{name}")
+    }
+    return Result(Output(kind=PlainOutput, small=small, large=tuple(large)), large.__getitem__)
 
 
 def make_gateway(

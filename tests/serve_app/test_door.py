@@ -126,7 +126,7 @@ async def test_what_others_have_in_flight_counts_too(fake: FakeClient) -> None:
 
 
 def test_admission_counts_down_however_a_request_ends() -> None:
-    admission = Admission(10, room=lambda: 10)
+    admission = Admission(10, 2, room=lambda: 10)
     with pytest.raises(ValueError), admission.request(), admission.sequences(7):
         assert (admission.num_requests, admission.num_open) == (1, 7)
         with admission.request():

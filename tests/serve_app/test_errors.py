@@ -79,7 +79,7 @@ BAD_GENERATIONS: list[tuple[dict[str, Any], int, str, str]] = [
     ({"input_ids": [999]}, 400, "input_ids", "289"),
     ({"prompt": "a", "max_new_tokens": 0}, 400, "max_new_tokens", ">= 1"),
     ({"prompt": "a", "temperature": 0.0, "do_sample": True}, 400, "temperature", "> 0"),
-    ({"prompt": "a", "num_beams": 4}, 400, "num_beams", "limit is 1"),
+    ({"prompt": "a", "compile_config": {}}, 422, "compile_config", "not served"),
     ({"prompt": "a", "num_bems": 4}, 422, "num_bems", "unknown"),
     ({"prompt": "a", "num_return_sequences": 9}, 400, "num_return_sequences", "4"),
     ({"prompt": "abc", "max_length": 1}, 400, "max_length", "1"),

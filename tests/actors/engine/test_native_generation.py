@@ -18,7 +18,7 @@ class Outcome:
         self.output: Any = None
         self.error: Exception | None = None
 
-    def put(self, token_ids: torch.Tensor) -> None:
+    def put(self, token_ids: torch.Tensor | tuple[int, ...]) -> None:
         """Nobody reads along."""
 
     def finish(self, output: Any) -> None:

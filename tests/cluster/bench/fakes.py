@@ -9,7 +9,7 @@ from actors.engine.request import Delta, DraftingSummary, FinishReason, Request,
 from actors.status import ClusterStats, DraftingStats, WorkerInfo, WorkerStatus
 from actors.step_times import StepTimes
 from cluster.bench.runs import Runner
-from cluster.client import GenerationClient
+from cluster.generation_client import GenerationClient
 from tests.actors.fakes import FakeClock
 
 MODEL = "toy"

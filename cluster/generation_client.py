@@ -8,6 +8,7 @@ from actors.engine.request import Delta, Request
 from actors.status import ClusterStats
 
 if TYPE_CHECKING:
+    from actors.engine.declared_call import DeclaredCall
     from actors.engine.native_generation import NativeCall
     from actors.native_client import Result
     from actors.native_job import Tokens
@@ -35,7 +36,7 @@ class GenerationClient(Protocol):
 class ModelClient(GenerationClient, Protocol):
     """One that also runs whole calls of transformers' own ``generate``."""
 
-    def run_native(self, call: "NativeCall", model: str) -> "AsyncIterator[Tokens | Result]":
+    def run_native(self, call: "NativeCall | DeclaredCall", model: str) -> "AsyncIterator[Tokens | Result]":
         """Run a call on a target; the last item is its Result. Raises what ``generate`` raised."""
 
 
