@@ -3,13 +3,18 @@
 import asyncio
 import queue
 import threading
-from collections.abc import Callable, Coroutine, Generator, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator
 from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
 
 CANCEL_TIMEOUT = 5.0
 """Seconds that cancelled work has to clean up after itself."""
+
+
+async def awaited(awaitable: Awaitable[T]) -> T:
+    """Make a coroutine of anything that can be awaited, since loops run only these."""
+    return await awaitable
 
 
 class BackgroundLoop:

@@ -13,7 +13,7 @@ from actors.engine.config import EngineConfig
 from actors.engine.errors import RequestError
 from actors.engine.native_generation import NativeCall
 from actors.status import ClusterStats
-from cluster.background import BackgroundLoop
+from cluster.background import BackgroundLoop, awaited
 from cluster.batched import cache_call, engine_output, run_rows
 from cluster.calls import GenerateCall, prepare_call
 from cluster.config import ClusterConfig
@@ -61,7 +61,7 @@ class ClusterModel(ModelFace):
         self._cluster = cluster
         self._loop = BackgroundLoop("slipstream-client")
         try:
-            self._client: ModelClient | None = self._loop.call(_awaited(connect()))
+            self._client: ModelClient | None = self._loop.call(awaited(connect()))
         except BaseException:
             self._loop.close()
             raise
@@ -328,14 +328,14 @@ class ClusterModel(ModelFace):
 
     def _run_batched(self, client: ModelClient, call: GenerateCall, streamer: Streamer | None) -> Generated:
         """Run the rows of a call side by side in the engine."""
-        limit = self.cluster_config.router.max_num_requests
-        rows = run_rows(self._loop, client, call, self.name, limit, streamer=streamer)
+        most = self.cluster_config.router.max_num_requests
+        rows = run_rows(self._loop, client, call, self.name, most, streamer=streamer)
         return engine_output(rows, call, lambda: self._run_native(self._connected(), cache_call(rows.sequences, call)))
 
     def _run_native(self, client: ModelClient, call: NativeCall, streamer: Streamer | None = None) -> Any:
         """Run a call by transformers' own code; its result lies where its tensors lie."""
-        device = device_of(call.arguments, self.device)
-        return run_call(self._loop, client, call, self.name, streamer=streamer, device=device)
+        where = device_of(call.arguments, self.device)
+        return run_call(self._loop, client, call, self.name, streamer=streamer, device=where)
 
     def _connected(self) -> ModelClient:
         if self._client is None:
@@ -345,7 +345,3 @@ class ClusterModel(ModelFace):
 
 # By this transformers knows the class: its pipelines complain of models that they have never heard of.
 AutoModelForCausalLM.register(ClusterConfig, ClusterModel, exist_ok=True)
-
-
-async def _awaited(awaitable: Awaitable[ModelClient]) -> ModelClient:
-    return await awaitable

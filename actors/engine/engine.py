@@ -27,7 +27,7 @@ from actors.engine.native_generation import NativeModel
 from actors.engine.processor_registry import ProcessorRegistry
 from actors.engine.prompt_logprobs import max_num_prompt_logits, take_prompt_logits
 from actors.engine.request import Delta, EngineStats, Request, TokenLogprobs
-from actors.engine.runner import build_runner
+from actors.engine.runner import build_runner, pass_on_keys
 from actors.engine.sampler import sample
 from actors.engine.scheduled import Scheduled
 from actors.engine.scheduler import Scheduler
@@ -136,7 +136,7 @@ class Engine:
             self._compiling.remove(sequence)
             self._scheduler.remove(sequence)
         self._search.end(request_id)
-        self._tell_runner()
+        pass_on_keys(self._scheduler, self._runner)
 
     def open(self, request: Request) -> None:
         """See :class:`TokenEngine`."""
@@ -161,7 +161,7 @@ class Engine:
         if num_common < len(after) or len(after) < sequence.num_final_tokens:
             sequence.token_ids = after
             self._scheduler.rewind(sequence, min(num_common, len(after) - 1))
-            self._tell_runner()
+            pass_on_keys(self._scheduler, self._runner)
         sequence.num_final_tokens = len(after)
         self._take_back(request_id)
         limit = min(sequence.max_num_tokens, self.max_model_len, self._capacity)
@@ -183,14 +183,7 @@ class Engine:
         choice = source.second_choices.get(position) if source is not None and source.second_choices else None
         if source is None or choice is None or source.grammar is not None:
             return None
-        num_prompt = source.num_prompt_tokens
-        request = Request(
-            request_id=fork_id,
-            prompt_token_ids=tuple(source.token_ids[:num_prompt]),
-            params=source.params,
-            emitted_token_ids=(*source.token_ids[num_prompt:position], choice),
-        )
-        fork = Sequence(request, source.sampler, source.stopping, is_draft=True)
+        fork = source.fork(fork_id, position, choice)
         limit = min(fork.max_num_tokens, self.max_model_len, self._capacity)
         if fork.num_tokens >= limit or is_over(fork, self._clock()):
             return None
@@ -230,7 +223,7 @@ class Engine:
         self.num_step_tokens = 0
         self._early_exit.make_room(self._sequences, self.max_model_len)
         plan = self._early_exit.fill(self._scheduler.schedule(has_beams=self._search.share.is_due))
-        self._tell_runner()
+        pass_on_keys(self._scheduler, self._runner)
         if not plan:
             return deltas
         plan, logits, failures = forward(self._runner, plan, self.vocab_size)
@@ -255,7 +248,7 @@ class Engine:
                 delta = self._advance(item, [sampled.token_ids[i] for i in sound], [sampled.logprobs[i] for i in sound])
                 deltas += [delta] if delta is not None else []
             row += item.num_samples
-        self._tell_runner()
+        pass_on_keys(self._scheduler, self._runner)
         elapsed = time.perf_counter() - started
         self._search.share.note(elapsed, has_others=bool(plan), has_beams=bool(beams))
         self.num_step_tokens = sum(len(item.span.token_ids) for item in (*plan, *beams))
@@ -344,7 +337,7 @@ class Engine:
     def _end(self, sequence: Sequence) -> None:
         del self._sequences[sequence.request_id]
         self._scheduler.remove(sequence)
-        self._tell_runner()
+        pass_on_keys(self._scheduler, self._runner)
 
     def _fail(self, sequence: Sequence, error: str) -> Delta:
         self._end(sequence)
@@ -353,11 +346,3 @@ class Engine:
     def _take_back(self, request_id: str) -> None:
         """Drop what was about to be said of a sequence."""
         self._ended = [delta for delta in self._ended if delta.request_id != request_id]
-
-    def _tell_runner(self) -> None:
-        for source, key in self._scheduler.beams.forked_keys:
-            self._runner.fork(source, key)
-        self._scheduler.beams.forked_keys.clear()
-        for key in self._scheduler.dropped_keys:
-            self._runner.forget(key)
-        self._scheduler.dropped_keys.clear()

@@ -15,6 +15,7 @@ from actors.engine.packed_head import use_packed_head
 from actors.engine.packed_linear import use_packed_linears
 from actors.engine.paged_runner import PagedRunner
 from actors.engine.probe import UnsupportedModelError, check_paged, probe_layers
+from actors.engine.scheduler import Scheduler
 
 logger = logging.getLogger(__name__)
 
@@ -55,3 +56,13 @@ def build_runner(loaded: LoadedModel, config: EngineConfig, num_blocks: int) -> 
     use_packed_linears(loaded.model)
     use_packed_head(loaded.model)
     return PagedRunner(loaded, KVCache(layers, num_blocks, config.block_size), config.max_num_batched_tokens)
+
+
+def pass_on_keys(scheduler: Scheduler, runner: Runner) -> None:
+    """Tell a runner of which sequences' caches a scheduler has forked and dropped since the last call."""
+    for source, key in scheduler.beams.forked_keys:
+        runner.fork(source, key)
+    scheduler.beams.forked_keys.clear()
+    for key in scheduler.dropped_keys:
+        runner.forget(key)
+    scheduler.dropped_keys.clear()

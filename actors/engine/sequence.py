@@ -136,3 +136,14 @@ class Sequence:
         if stop <= len(self.token_ids):
             return self.token_ids[start:stop]
         return self.token_ids[start:] + self.drafts[max(0, start - len(self.token_ids)) : stop - len(self.token_ids)]
+
+    def fork(self, request_id: str, position: int, token_id: int) -> "Sequence":
+        """Another draft sequence: the ids of this one before ``position``, and another one there."""
+        num_prompt = self.num_prompt_tokens
+        request = Request(
+            request_id=request_id,
+            prompt_token_ids=tuple(self.token_ids[:num_prompt]),
+            params=self.params,
+            emitted_token_ids=(*self.token_ids[num_prompt:position], token_id),
+        )
+        return Sequence(request, self.sampler, self.stopping, is_draft=True)
