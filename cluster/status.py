@@ -2,6 +2,7 @@
 
 import click
 import msgspec
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -27,10 +28,14 @@ def show_stats(stats: ClusterStats, *, as_json: bool = False) -> None:
 
 
 def workers_table(stats: ClusterStats) -> Table:
-    """A row for each model actor."""
-    table = Table(title=None, header_style="bold")
-    for heading in ("actor", "role", "pool", "model", "weights", "devices", "requests", "KV used", "tokens", "state"):
+    """A row for each model actor; on a narrow terminal names wrap, and figures do not."""
+    table = Table(title=None, header_style="bold", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("actor", overflow="fold")
+    table.add_column("state", no_wrap=True)
+    for heading in ("model", "pool", "weights", "devices"):
         table.add_column(heading, overflow="fold")
+    for heading in ("asked", "KV", "tokens"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for worker in stats.workers:
         table.add_row(*_row(worker))
     return table
@@ -41,15 +46,14 @@ def _row(worker: WorkerStatus) -> tuple[str, ...]:
     used = stats.num_blocks - stats.num_free_blocks
     return (
         info.worker_id,
-        info.role,
-        info.draft_name if info.role == "draft" else info.pool,
+        "[green]alive[/]" if worker.is_alive else f"[red]silent {worker.last_report:.0f} s[/]",
         info.model,
+        info.draft_name if info.role == "draft" else info.pool,
         " ".join(filter(None, (info.quantization if info.quantization != "none" else "", info.dtype))),
         ", ".join(info.devices),
         str(worker.num_requests),
         f"{used / stats.num_blocks:.0%}" if stats.num_blocks else "-",
         str(stats.num_generated_tokens),
-        "[green]alive[/]" if worker.is_alive else f"[red]silent for {worker.last_report:.0f} s[/]",
     )
 
 

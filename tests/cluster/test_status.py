@@ -47,10 +47,18 @@ def test_the_table_says_what_each_actor_is_and_does() -> None:
     console = Console(width=200)
     with console.capture() as capture:
         console.print(workers_table(STATS))
-    rows = {line.split()[1]: line for line in capture.get().splitlines() if "-0" in line}
+    rows = {line.split()[0]: line for line in capture.get().splitlines() if "-0" in line}
     for word in ("target", "demo", "nf4 bfloat16", "cuda:0, cuda:1", "25%", "1234", "alive"):
         assert word in rows["target-0"]
-    assert "silent for 12 s" in rows["draft-0"]
+    assert "silent 12 s" in rows["draft-0"]
+
+
+def test_a_narrow_terminal_still_shows_states_and_figures() -> None:
+    console = Console(width=80)
+    with console.capture() as capture:
+        console.print(workers_table(STATS))
+    for word in ("alive", "silent 12 s", "25%", "1234"):
+        assert word in capture.get()
 
 
 def test_totals() -> None:

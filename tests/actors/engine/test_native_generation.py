@@ -32,7 +32,9 @@ class Outcome:
 
 @pytest.fixture
 def model() -> Any:
-    return tiny_loaded("llama").model
+    model = tiny_loaded("llama").model
+    model.set_attn_implementation("sdpa")  # an engine of another test may have left its own
+    return model
 
 
 @torch.no_grad()
