@@ -35,6 +35,7 @@ def expected(**arguments: Any) -> Any:
 async def test_beams_with_scores_and_states(served: ClusterServer) -> None:
     arguments: dict[str, Any] = {
         "max_new_tokens": 12,
+        "do_sample": False,  # the demo's own default is to sample
         "num_beams": 3,
         "output_scores": True,
         "output_hidden_states": True,
@@ -52,10 +53,11 @@ async def test_beams_with_scores_and_states(served: ClusterServer) -> None:
 
 
 async def test_a_call_and_a_stream_side_by_side(served: ClusterServer) -> None:
-    want = expected(max_new_tokens=40, do_sample=False)
+    arguments: dict[str, Any] = {"max_new_tokens": 40, "do_sample": False}
+    want = expected(**arguments)
 
     async def read(client: Client) -> list[int]:
-        return [token async for piece in client.stream(PROMPT, max_new_tokens=40) for token in piece.token_ids]
+        return [token async for piece in client.stream(PROMPT, **arguments) for token in piece.token_ids]
 
     async with Client(served.url) as client:
         found, tokens = await asyncio.gather(
@@ -91,7 +93,7 @@ async def test_what_is_refused_and_what_fails(served: ClusterServer) -> None:
         with pytest.raises(RequestError, match="only ban_every") as caught:
             await client.generate(PROMPT, logits_processor=["nope"], max_new_tokens=2)
         assert caught.value.field == "logits_processors"
-        with pytest.raises(RequestError, match="smaller or equal"):
+        with pytest.raises(RequestError, match="3 asked for, but there are 2 beams"):
             await client.generate(PROMPT, num_beams=2, num_return_sequences=3)
         with pytest.raises(GenerationError, match="nothing to divide by"):
             failing = {"name": "failing_processor", "args": {"num_tokens": 1}}
