@@ -31,10 +31,7 @@ def load_engine(info: WorkerInfo, config: WorkerConfig) -> tuple[TokenEngine, Wo
 
     engine_config = msgspec.structs.replace(config.engine, num_threads=config.num_threads)
     registry = ProcessorRegistry.load(config.processors)  # what cannot be imported is told before memory is taken
-    model = config.model
-    if model.quantize_head is None and info.role == "draft" and model.quantization in ("nf4", "fp4"):
-        model = msgspec.structs.replace(model, quantize_head=True)
-    loaded = load_model(model, engine_config)
+    loaded = load_model(config.model, engine_config)
     is_causal = not getattr(loaded.model.config, "is_encoder_decoder", False)
     engine_class = Engine if is_causal else EncoderDecoderEngine
     engine = engine_class(loaded, engine_config, registry=registry)

@@ -61,6 +61,7 @@ class Plan:
 
     Attributes:
         is_drafted: whether drafting pays at all.
+        gain: of the rate over that without drafts.
         num_draft_tokens: ids to ask for, and to wait for, where none are at hand.
         num_ahead: ids that the draft may write during a forward.
         rate: tokens a second of one sequence.
@@ -69,6 +70,7 @@ class Plan:
     """
 
     is_drafted: bool
+    gain: float
     num_draft_tokens: int
     num_ahead: int
     rate: float
@@ -138,6 +140,7 @@ def best_plan(runs: Sequence[float], conditions: Conditions) -> Plan:
     num_to_check = _prefix_argmax(worth)
     at_hand = worth[num_to_check]
     return Plan(
+        gain=rate / plain,
         is_drafted=rate >= plain * MIN_GAIN and best.num_wait + best.num_ready > 0,
         num_draft_tokens=max(1, best.num_wait),
         num_ahead=min(best.num_ahead, most + 1),

@@ -4,9 +4,10 @@ from actors.config import RouterConfig
 from actors.draft_length import Acceptance, run_probabilities
 from actors.draft_view import DraftView
 from actors.drafted_sequence import DraftedSequence
-from actors.goodput import Conditions, Plan, best_plan
+from actors.goodput import MIN_GAIN, Conditions, Plan, best_plan
 from actors.overlap_switch import OverlapSwitch
 from actors.step_curve import Seconds, StepCurve
+from actors.track_record import TrackRecord
 
 # A first guess in seconds, which a few rounds of measurement replace.
 VERIFY_PRIOR = (0.015, 0.001)
@@ -27,6 +28,8 @@ class Planner:
         self._seconds: dict[bool, Seconds] = {}
         self._num_steps = 0
         self._num_sequences = 1
+        self._record = TrackRecord()
+        self._promised = 0.0  # tokens a second of one sequence in the running step; 0 where nothing is drafted
 
     @property
     def is_overlapped(self) -> bool:
@@ -46,6 +49,11 @@ class Planner:
             seconds: from the step before that to it, 0 where that is not known.
         """
         self._num_steps += 1
+        if not self._promised:
+            self._record.undrafted()
+        elif seconds > 0.0:
+            self._record.drafted(tokens, self._promised * self._num_sequences * seconds)
+        self._promised = 0.0
         if num_sequences != self._num_sequences or self._num_steps % REFRESH_INTERVAL == 0:
             self._plans.clear()
             self._seconds.clear()
@@ -65,8 +73,9 @@ class Planner:
         if sequence.pinned is not None:
             k = min(sequence.scheduled or sequence.pinned, room)
             return k, min(plan.num_ahead, k + 1), False
-        if plan.is_drafted:
+        if plan.is_drafted and plan.gain * self._record.share >= MIN_GAIN:
             view.pays()
+            self._promised = plan.rate
             return min(plan.num_draft_tokens, room), plan.num_ahead, False
         is_probe = view.take_probe(self._num_steps)
         return min(PROBE_LENGTH * is_probe, room), 0, is_probe

@@ -15,7 +15,6 @@ import ray
 
 from actors.client_streams import ClientStreams
 from actors.codec import decode, encode
-from actors.compute_threads import release_threads
 from actors.config import NAMESPACE, ROUTER_NAME, Role, RouterConfig, WorkerConfig
 from actors.dial import Listener
 from actors.draft_host import DraftHost
@@ -191,7 +190,7 @@ class ModelActor:
         if (native := getattr(engine, "native", None)) is not None:  # simulations have none
             loop = NativeLoop(loop, native)
             self._has_native = True
-        self._worker = Worker(loop, router.report_interval, on_error=give_up, on_rest=release_threads, inbox=inbox)
+        self._worker = Worker(loop, router.report_interval, on_error=give_up, inbox=inbox)
         self._worker.start()
         return None
 
@@ -329,9 +328,14 @@ class RouterActor:
 
 
 def prepare_process(worker: WorkerConfig) -> None:
-    """Set what the numeric libraries read when they are first imported, which has yet to happen here."""
+    """Set what the numeric libraries read when they are first imported, which has yet to happen here.
+
+    OpenMP's threads wait for their next piece of work by spinning, for about a millisecond here: without any spinning
+    each of the hundreds of pieces of a forward pays for a wake-up, and without a bound they take the cores of others.
+    """
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ[name] = str(worker.num_threads)
+    os.environ.setdefault("GOMP_SPINCOUNT", "20000")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     if not worker.num_gpus:
         # Nothing is compiled on CPUs, but bitsandbytes loads the compiler all the same: two seconds an actor.

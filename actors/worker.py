@@ -46,22 +46,15 @@ class Worker:
     """Drives a loop on its own thread: drain the inbox, run once, sleep on the inbox while nothing is ready.
 
     A second thread repeats the last report while a forward takes long, up to :data:`MAX_STEP_TIME`. ``on_error`` is
-    called when the loop ends with an error, ``on_rest`` on the engine thread before it sleeps. ``inbox`` is the
-    worker's own, unless wires bring messages into it as well.
+    called when the loop ends with an error. ``inbox`` is the worker's own, unless wires bring messages into it as well.
     """
 
     def __init__(
-        self,
-        loop: Loop,
-        interval: float,
-        on_error: Callable[[], None],
-        on_rest: Callable[[], None] = lambda: None,
-        inbox: Inbox[Work] | None = None,
+        self, loop: Loop, interval: float, on_error: Callable[[], None], inbox: Inbox[Work] | None = None
     ) -> None:
         self._loop = loop
         self._interval = interval
         self._on_error = on_error
-        self._on_rest = on_rest
         self._inbox: Inbox[Work] = inbox or Inbox()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._beat = threading.Thread(target=self._repeat_reports, name="beat", daemon=True)
@@ -109,10 +102,7 @@ class Worker:
     def _drain(self) -> None:
         """Handle all that is queued; wait for it where nothing else is to be done."""
         timeout = 0.0 if self._loop.has_work() else self._loop.next_deadline() - time.monotonic()
-        messages = self._inbox.take()
-        if timeout > 0 and not messages:
-            self._on_rest()
-            messages = self._inbox.take(timeout)
+        messages = self._inbox.take(max(0.0, timeout))
         while messages:
             for message in messages:
                 self._handle(message)

@@ -53,20 +53,3 @@ def test_a_broken_engine_is_told_of() -> None:
         time.sleep(0.05)
     assert failed.wait(2)
     assert not worker.is_healthy()
-
-
-def test_it_lets_go_of_what_computing_holds_only_when_it_goes_to_sleep() -> None:
-    rests: list[float] = []
-    engine = FakeEngine(step_time=0.01)
-    loop = TargetLoop(engine, ListLink(), make_info("t"), "router", RouterConfig(report_interval=5.0), time.monotonic)
-    worker = Worker(loop, 5.0, on_error=lambda: None, on_rest=lambda: rests.append(time.monotonic()))
-    worker.start()
-    time.sleep(0.05)
-    before = len(rests)
-    started = time.monotonic()
-    worker.put(Start(request=make_request("r", max_new_tokens=10)))
-    time.sleep(0.4)
-    worker.stop()
-    assert before >= 1
-    assert len(rests) > before
-    assert not any(started + 0.02 < at < started + 0.09 for at in rests)
