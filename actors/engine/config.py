@@ -22,8 +22,8 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         quantization: bitsandbytes quantization at load. ``none`` keeps a checkpoint's own quantization.
         quantization_config: fields of a full ``transformers.BitsAndBytesConfig``; excludes ``quantization``.
         double_quant: quantize the quantization constants too (nf4, fp4).
-        quantize_head: quantize a large output layer too (nf4, fp4), which is most of what a small draft reads; it is right
-            a little less often for it.
+        quantize_head: quantize a large output layer too (nf4, fp4), most of what a small draft reads; it is right a
+            little less often for it.
         compute_dtype: dtype of 4-bit matrix products; ``auto`` is the model's dtype.
         dtype: dtype of what is not quantized; ``auto`` is the checkpoint's.
         device_map: one of accelerate's strategies, a device, or module names to devices (``cpu``, ``disk``, 0, ...).
