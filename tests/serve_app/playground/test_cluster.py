@@ -1,5 +1,7 @@
 """The view for who runs the cluster, fed by a cluster whose figures move."""
 
+import time
+
 import msgspec
 import pytest
 
@@ -10,13 +12,19 @@ from tests.serve_app.playground.conftest import Open
 
 
 class MovingClient(FakeClient):
-    """Writes a hundred tokens between two looks, a second apart by the router's clock; half of the drafted count."""
+    """Writes a hundred tokens a second, however often one looks; half of the drafted count."""
 
-    num_looks = 0
+    def __init__(self) -> None:
+        super().__init__()
+        self._started_at = time.monotonic() - 60.0
+
+    def start_anew(self) -> None:
+        """Count from nothing, as a router does that starts anew."""
+        self._started_at = time.monotonic()
 
     async def stats(self) -> ClusterStats:
         stats = await super().stats()
-        self.num_looks += 1
+        tenths = int(10 * (time.monotonic() - self._started_at))
         workers = tuple(
             msgspec.structs.replace(worker, is_draining=worker.info.role == "draft") for worker in stats.workers
         )
@@ -24,10 +32,10 @@ class MovingClient(FakeClient):
             stats,
             workers=workers,
             num_failed=3,
-            uptime=float(self.num_looks),
-            num_generated_tokens=100 * self.num_looks,
-            num_draft_tokens=40 * self.num_looks,
-            num_accepted_tokens=20 * self.num_looks,
+            uptime=tenths / 10,
+            num_generated_tokens=10 * tenths,
+            num_draft_tokens=4 * tenths,
+            num_accepted_tokens=2 * tenths,
         )
 
 
@@ -60,7 +68,7 @@ def test_figures_charts_and_workers(page: Page) -> None:
 def test_a_router_that_starts_anew_does_not_upset_the_rates(page: Page, fake: FakeClient) -> None:
     assert isinstance(fake, MovingClient)
     page.wait(lambda: page.texts(".chart .value")[0] == "100")
-    fake.num_looks = 0
+    fake.start_anew()
     page.wait(lambda: page.texts(".chart .value")[0] == "–")
     page.wait(lambda: page.texts(".chart .value")[0] == "100")
 
