@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from actors.engine.output_layer import plain_output_layer
 from actors.engine.packed_linear import trial_rows
 
 NUM_ROWS = 8  # a hint on the rows to come; the layout was the same for hints from 1 to 512
@@ -40,15 +41,13 @@ class PackedHead(torch.nn.Module):
 
 def use_packed_head(model: Any) -> bool:
     """Pack the output layer of a model where it can be; returns whether it was."""
-    head = model.get_output_embeddings()
-    name = next((name for name, module in model.named_modules() if module is head), None)
+    found = plain_output_layer(model)
+    if found is None:
+        return False
+    name, head = found
     if (
-        name is None
-        or type(head) is not torch.nn.Linear
-        or head.bias is not None
-        or head.weight.device.type != "cpu"
+        head.weight.device.type != "cpu"
         or head.weight.dtype is not torch.bfloat16
-        or hasattr(head, "_hf_hook")
         or not torch.backends.mkldnn.is_available()
         or not torch.ops.mkldnn._is_mkldnn_bf16_supported()
     ):

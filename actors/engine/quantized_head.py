@@ -7,8 +7,8 @@ step reads, and a draft's tokens are only proposals.
 from typing import Any
 
 import torch
-from torch import nn
 
+from actors.engine.output_layer import plain_output_layer
 from actors.engine.quantization import fits_cpu_kernel
 
 MIN_NUM_WEIGHTS = 1 << 22  # below it, reading the layer takes no time worth the rounding
@@ -26,10 +26,10 @@ def quantize_head(model: Any, kind: str, *, double: bool) -> bool:
         Whether it was done: not for a small layer, one with a bias, one that is offloaded, or one whose shape
         bitsandbytes cannot take on a CPU.
     """
-    head = model.get_output_embeddings()
-    name = next((name for name, module in model.named_modules() if module is head), None)
-    if name is None or type(head) is not nn.Linear or head.bias is not None or hasattr(head, "_hf_hook"):
+    found = plain_output_layer(model)
+    if found is None:
         return False
+    name, head = found
     is_fit = head.weight.device.type != "cpu" or fits_cpu_kernel(head.out_features, head.in_features)
     if head.weight.numel() < MIN_NUM_WEIGHTS or not head.weight.is_floating_point() or not is_fit:
         return False
