@@ -81,6 +81,10 @@ def _registered(
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """The function transformers calls: query (1, num_heads, T, dim) and so on; returns (1, T, num_heads, dim)."""
+    if torch.compiler.is_compiling():
+        # One operation that is not looked into; code that is compiled once for all layers must not ask for an index.
+        factor = query.shape[-1] ** -0.5 if scaling is None else scaling
+        return _attend(query[0], key[0], value[0], factor, sliding_window or 0, softcap or 0.0)[None], None
     call = AttentionCall(
         layer=getattr(module, "layer_idx", None),
         query=query[0],
@@ -93,6 +97,22 @@ def _registered(
         extra=kwargs,
     )
     return _current.get().attend(call)[None], None
+
+
+@torch.library.custom_op("slipstream::attend", mutates_args=())
+def _attend(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float, window: int, softcap: float
+) -> torch.Tensor:
+    """Attention as an operation of compiled code; 0 stands for no window and for no soft-capping."""
+    call = AttentionCall(None, query, key, value, scaling, window or None, softcap or None, True, {})
+    return _current.get().attend(call)
+
+
+@_attend.register_fake
+def _attended(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float, window: int, softcap: float
+) -> torch.Tensor:
+    return query.new_empty(query.shape[1], query.shape[0], value.shape[2])
 
 
 AttentionInterface.register(IMPLEMENTATION, _registered)

@@ -28,7 +28,7 @@ class CachedRunner:
         self._cache_name = next((n for n in ("past_key_values", "cache_params") if n in names), None)
         self._caches: dict[str, Any] = {}
 
-    def forward(self, spans: Seq[Span]) -> torch.Tensor:
+    def forward(self, spans: Seq[Span], num_layers: int = 0) -> torch.Tensor:
         """See :class:`actors.engine.runner.Runner`."""
         with torch.inference_mode():
             rows = [self._extend(span) for span in spans]

@@ -74,6 +74,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         max_num_waiting: requests that may wait; more are refused.
         prefix_cache: reuse the KV blocks of equal prompt beginnings.
         num_threads: CPU threads of this engine; None leaves torch's setting.
+        cuda_graphs: capture steps on a GPU, where the model allows it.
     """
 
     block_size: Annotated[int, Meta(ge=1)] = 32
@@ -85,3 +86,4 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     max_num_waiting: Annotated[int, Meta(ge=1)] = 1024
     prefix_cache: bool = True
     num_threads: Annotated[int, Meta(ge=1)] | None = None
+    cuda_graphs: bool = True

@@ -115,7 +115,7 @@ class EarlyExit:
                 rows = [
                     SampleRow(s.sampler, [*s.token_ids, *s.drafts[:offset]], s.num_tokens + offset) for s in sequences
                 ]
-                chosen = sample(self._runner.forward(spans), rows).token_ids
+                chosen = sample(self._runner.forward(spans, num_layers), rows).token_ids
                 for sequence, token_id in zip(sequences, chosen, strict=True):
                     sequence.drafts[offset] = token_id
 

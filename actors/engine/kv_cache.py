@@ -31,6 +31,7 @@ class KVCache:
 
     def __init__(self, layers: Mapping[int, LayerSpec], num_blocks: int, block_size: int) -> None:
         self.layers = dict(layers)
+        self.order = tuple(layers)  # the layers' indices, as they come in a forward
         self.block_size = block_size
         num_slots = num_blocks * block_size
         # Untouched pages of a zeroed CPU tensor cost no memory, so a generous plan is free until it is used.
@@ -52,6 +53,10 @@ class KVCache:
     def num_bytes(self) -> int:
         """Bytes of all tensors."""
         return sum(t.numel() * t.element_size() for t in (*self._keys.values(), *self._values.values()))
+
+    def tensors(self, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """All keys (num_slots, num_kv_heads, key_dim) and values (num_slots, num_kv_heads, value_dim) of a layer."""
+        return self._keys[layer], self._values[layer]
 
     def write(self, layer: int, slots: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> None:
         """Store ``keys`` and ``values`` (num_tokens, num_kv_heads, dim) at ``slots`` (num_tokens,)."""

@@ -30,7 +30,7 @@ class PagedRunner:
         self._inputs = torch.zeros(4, max_num_tokens, dtype=torch.int64, pin_memory=self._device.type == "cuda")
         self._inputs_np = self._inputs.numpy()
 
-    def forward(self, spans: Seq[Span]) -> torch.Tensor:
+    def forward(self, spans: Seq[Span], num_layers: int = 0) -> torch.Tensor:
         """See :class:`actors.engine.runner.Runner`."""
         num_tokens = num_logits = 0
         num_rows = sum(len(span.token_ids) for span in spans)

@@ -26,8 +26,11 @@ class Runner(Protocol):
     is_chunkable: bool
     """Whether a sequence's ids may come in any number of pieces, and be taken back."""
 
-    def forward(self, spans: Seq[Span]) -> torch.Tensor:
-        """Compute all spans; logits (sum of their num_logits, vocab_size), in their order."""
+    def forward(self, spans: Seq[Span], num_layers: int = 0) -> torch.Tensor:
+        """Compute all spans; logits (sum of their num_logits, vocab_size), in their order, until the next forward.
+
+        ``num_layers`` says to how many of its layers the model has been cut; 0 where it is whole.
+        """
 
     def copy(self, blocks: Seq[tuple[int, int]]) -> None:
         """Copy blocks, (from, to), before the next forward."""
@@ -53,9 +56,17 @@ def build_runner(loaded: LoadedModel, config: EngineConfig, num_blocks: int) -> 
             error,
         )
         return CachedRunner(loaded)
+    cache = KVCache(layers, num_blocks, config.block_size)
+    devices = {spec.device for spec in layers.values()}
+    if len(devices) == 1 and next(iter(devices)).type == "cuda":
+        from actors.engine.kernel_runner import KernelRunner  # Triton comes with CUDA builds of torch only
+
+        runner = KernelRunner(loaded, cache, config.max_num_batched_tokens, has_graphs=config.cuda_graphs)
+        runner.warm_up(config.max_num_seqs)
+        return runner
     use_packed_linears(loaded.model)
     use_packed_head(loaded.model)
-    return PagedRunner(loaded, KVCache(layers, num_blocks, config.block_size), config.max_num_batched_tokens)
+    return PagedRunner(loaded, cache, config.max_num_batched_tokens)
 
 
 def pass_on_keys(scheduler: Scheduler, runner: Runner) -> None:
