@@ -51,6 +51,7 @@ gpu: setup ## run the tests and benchmarks that need CUDA
 	@$(BIN)/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' \
 		|| { echo "make gpu: torch sees no CUDA device here, so nothing was run"; exit 1; }
 	$(OFFLINE) $(BIN)/python -m pytest tests/gpu --durations=10
+	$(OFFLINE) $(BIN)/python -m tests.gpu.benchmarks
 
 constraints: setup ## write constraints.txt anew from what is installed
 	$(BIN)/python -m pip freeze --exclude-editable | sed 's/+cpu$$//' > constraints.txt
