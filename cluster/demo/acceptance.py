@@ -77,10 +77,10 @@ def count_rounds(agrees: Sequence[bool], k: int) -> Acceptance:
     return total
 
 
-def gumbel(seed: int, position: int, rows: int, vocab: int) -> Tensor:
-    """Return standard Gumbel noise of shape (rows, vocab), a function of the arguments alone."""
-    generator = torch.Generator().manual_seed((seed * 1_000_003 + position) & (2**63 - 1))
-    uniform = torch.rand(rows, vocab, generator=generator, dtype=torch.float64).clamp_min(1e-300)
+def gumbel(seed: int, position: int, rows: int, vocab: int, device: torch.device | str = "cpu") -> Tensor:
+    """Return standard Gumbel noise of shape (rows, vocab), a function of the arguments and of the kind of device."""
+    generator = torch.Generator(device).manual_seed((seed * 1_000_003 + position) & (2**63 - 1))
+    uniform = torch.rand(rows, vocab, generator=generator, dtype=torch.float64, device=device).clamp_min(1e-300)
     return (-(-uniform.log()).log()).float()
 
 
@@ -98,7 +98,7 @@ def choose(logits: Tensor, temperature: float, seed: int, position: int) -> Tens
     """
     scores = logits.float()
     if temperature > 0:
-        scores = scores / temperature + gumbel(seed, position, *logits.shape)
+        scores = scores / temperature + gumbel(seed, position, logits.size(0), logits.size(1), logits.device)
     return scores.argmax(-1)
 
 
@@ -108,7 +108,7 @@ def write(model: PreTrainedModel, prompts: Tensor, num_tokens: int, temperature:
 
     Args:
         model: A causal language model.
-        prompts: Ids, shape (rows, prompt).
+        prompts: Ids, shape (rows, prompt), where the model is.
         num_tokens: Tokens to add to each.
         temperature: 0 is greedy.
         seed: Of the noise.

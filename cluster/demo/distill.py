@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+import logging
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -14,10 +17,11 @@ from cluster.demo.acceptance import write
 from cluster.demo.losses import coupled_agreement, draft_loss
 from cluster.demo.nf4 import rounded_weights
 from cluster.demo.optimizer import SplitOptimizer
-from cluster.demo.pretrain import ModelShape, window_starts
+from cluster.demo.pretrain import window_starts
 
-DRAFT_SHAPE = ModelShape(hidden=256, layers=2, intermediate=256, heads=4, kv_heads=1)
-"""The draft has the target's width, so that it can begin with the target's embeddings, which are also its head."""
+logger = logging.getLogger(__name__)
+
+_CHUNK = 64  # steps whose places in the text are sent to the device together
 
 
 @dataclass(frozen=True)
@@ -25,16 +29,19 @@ class DistillConfig:
     """How a draft is distilled.
 
     Attributes:
-        steps: Updates.
+        steps: Updates, if there is no time to keep.
+        seconds: Time to keep: as many updates as it holds. It counts from the end of the first.
         window: Tokens in a sequence.
         sequences: Sequences in a batch.
         sampled_share: Share of a batch that is the target's own writing.
-        kl_share: Share of the steps before the loss turns from divergence to disagreement.
-        exact_share: Share of the steps before the draft's weights are rounded to NF4. The target's always are.
-        warm_share: Share of the steps in which the learning rate rises.
+        lr: Peak learning rate.
+        kl_share: Share of the training before the loss turns from divergence to disagreement.
+        exact_share: Share of the training before the draft's weights are rounded to NF4. The target's always are.
+        warm_share: Share of the training in which the learning rate rises.
     """
 
     steps: int = 360
+    seconds: float | None = None
     window: int = 256
     sequences: int = 12
     sampled_share: float = 0.375
@@ -50,23 +57,28 @@ class DistillConfig:
             raise ValueError(f"shares must lie in [0, 1]: {self}")
         if min(self.steps, self.window, self.sequences) < 1:
             raise ValueError(f"steps, window and sequences must be positive: {self}")
+        if self.seconds is not None and self.seconds <= 0:
+            raise ValueError(f"seconds must be positive: {self}")
 
-    def lr_share(self, step: int) -> float:
-        """Share of the peak learning rate: up in a line, then down in a line to nothing."""
-        progress = (step + 1) / self.steps
-        rise = progress / self.warm_share if self.warm_share else 1.0
-        return min(rise, (1 - progress) / max(1e-9, 1 - self.warm_share))
+    @property
+    def own(self) -> int:
+        """Sequences of a batch that the target wrote."""
+        return round(self.sequences * self.sampled_share)
 
+    def lr_share(self, done: float) -> float:
+        """Share of the peak learning rate after a share of the training: up in a line, then down in a line to none."""
+        rise = done / self.warm_share if self.warm_share else 1.0
+        return min(rise, (1 - done) / max(1e-9, 1 - self.warm_share))
 
-def new_draft(target: LlamaForCausalLM, shape: ModelShape = DRAFT_SHAPE, seed: int = 0) -> LlamaForCausalLM:
-    """Return an untrained draft; where the widths agree it has the target's embeddings and last norm."""
-    torch.manual_seed(seed)
-    draft = LlamaForCausalLM(shape.config())
-    if shape.hidden == target.config.hidden_size:
-        with torch.no_grad():
-            draft.model.embed_tokens.weight.copy_(target.model.embed_tokens.weight)
-            draft.model.norm.weight.copy_(target.model.norm.weight)
-    return draft
+    def pace(self, clock: Callable[[], float] = time.monotonic) -> Iterator[float]:
+        """Yield before each step the share of the training that is done, of steps or of time, in [0, 1)."""
+        if self.seconds is None:
+            yield from ((step + 0.5) / self.steps for step in range(self.steps))
+            return
+        yield 0.0  # the first step also loads kernels, and tells nothing of the others
+        started = clock()
+        while (done := (clock() - started) / self.seconds) < 1:
+            yield done
 
 
 def sample_texts(
@@ -82,7 +94,7 @@ def sample_texts(
 
     Args:
         target: The model that writes.
-        stream: Training ids, shape (tokens,).
+        stream: Training ids, shape (tokens,), where the target is.
         rows: Texts to write.
         window: Tokens of each, less one; a quarter of it, at most 64, is the passage.
         temperatures: Taken in turn, one for each batch.
@@ -98,10 +110,33 @@ def sample_texts(
     for number in tqdm(range(-(-rows // batch)), "writing"):
         size = min(batch, rows - number * batch)
         starts = torch.randint(len(stream) - prompt, (size,), generator=generator)
-        passages = stream[starts[:, None] + torch.arange(prompt)]
+        passages = stream[(starts[:, None] + torch.arange(prompt)).to(stream.device)]
         temperature = temperatures[number % len(temperatures)]
         written.append(write(target, passages, window + 1 - prompt, temperature, seed + number))
     return torch.cat(written)
+
+
+def batches_of_indices(
+    num_tokens: int, num_written: int, config: DistillConfig, device: torch.device
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield for each step, without end, what its batch is made of.
+
+    Args:
+        num_tokens: Length of the training text.
+        num_written: Texts of the target's own.
+        config: The recipe.
+        device: Where indices are wanted. They are sent for many steps at once, since a copy waits for the device.
+
+    Yields:
+        Where windows of the training text begin, shape (sequences - own,), and which of the texts to take, (own,).
+    """
+    generator = torch.Generator().manual_seed(config.seed)
+    theirs = config.sequences - config.own
+    for first in itertools.count(0, _CHUNK):
+        steps = range(first, first + _CHUNK)
+        starts = torch.stack([window_starts(num_tokens, config.window, theirs, step, config.seed) for step in steps])
+        rows = torch.randint(num_written, (_CHUNK, config.own), generator=generator)
+        yield from zip(starts.to(device), rows.to(device), strict=True)
 
 
 def distill(
@@ -111,44 +146,47 @@ def distill(
     sampled: Tensor,
     config: DistillConfig,
     on_step: Callable[[int], None] | None = None,
-) -> None:
+) -> int:
     """Train a draft in place.
 
     Args:
         target: The model to agree with; its weights should be those of NF4, as they will be when it runs.
-        draft: The model to train.
+        draft: The model to train, on the same device as everything else.
         stream: Training ids, shape (tokens,).
         sampled: The target's writing, shape (rows, window + 1).
         config: The recipe.
         on_step: Called after each step with the number of steps done.
+
+    Returns:
+        The number of steps.
     """
     torch.manual_seed(config.seed)
     optimizer = SplitOptimizer(draft, config.lr)
-    own = round(config.sequences * config.sampled_share)
-    span = torch.arange(config.window)
-    progress = tqdm(range(config.steps), "distilling")
-    for step in progress:
-        starts = window_starts(len(stream), config.window, config.sequences - own, step, config.seed)
-        batch = torch.cat([stream[starts[:, None] + span], _rows(sampled, own, config.window)])
+    span = torch.arange(config.window, device=stream.device)
+    # Without a mask transformers looks for one in the positions, and waits for the device twice a step.
+    causal = torch.ones(config.window, config.window, dtype=torch.bool, device=stream.device).tril()[None, None]
+    indices = batches_of_indices(len(stream), len(sampled), config, stream.device)
+    step = -1
+    for step, done in enumerate(config.pace()):
+        starts, rows = next(indices)
+        batch = torch.cat([stream[starts[:, None] + span], sampled[rows, : config.window]])
         with torch.no_grad():
-            wanted = target(input_ids=batch, use_cache=False).logits  # (sequences, window, vocab)
-        done = step / config.steps
+            wanted = target(
+                input_ids=batch, attention_mask=causal, use_cache=False
+            ).logits  # (sequences, window, vocab)
         sharpness = max(0.0, (done - config.kl_share) / max(1e-9, 1 - config.kl_share))
         with rounded_weights(draft, done >= config.exact_share):
-            given = draft(input_ids=batch, use_cache=False).logits
+            given = draft(input_ids=batch, attention_mask=causal, use_cache=False).logits
             loss = draft_loss(wanted, given, min(1.0, 2 * sharpness), temperature=(1.0, 0.4)[step % 2])
             loss.backward()
         torch.nn.utils.clip_grad_norm_(draft.parameters(), 1.0)
-        optimizer.step(config.lr_share(step))
-        if step % 50 == 0 or step + 1 == config.steps:
+        optimizer.step(config.lr_share(done))
+        if step % 100 == 0:
             with torch.no_grad():
-                agreement = float(coupled_agreement(wanted[:, ::16], given[:, ::16]).mean())
+                agree = float(coupled_agreement(wanted[:, ::16], given[:, ::16]).mean())
                 greedy = float((wanted.argmax(-1) == given.argmax(-1)).float().mean())
-            progress.write(f"step {step}: loss {float(loss.detach()):.3f}, agree {agreement:.3f}, greedy {greedy:.3f}")
+            values = (step, 100 * done, float(loss.detach()), agree, greedy)
+            logger.info("step %d (%.0f %%): loss %.3f, agree %.3f, greedy %.3f", *values)
         if on_step is not None:
             on_step(step + 1)
-
-
-def _rows(sampled: Tensor, rows: int, window: int) -> Tensor:
-    """Return random rows of the target's writing, shape (rows, window)."""
-    return sampled[torch.randint(len(sampled), (rows,)), :window]
+    return step + 1

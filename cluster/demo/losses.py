@@ -53,7 +53,7 @@ def draft_loss(target: Tensor, draft: Tensor, sharpness: float, temperature: flo
         sharpness: Weight of the disagreement in [0, 1].
         temperature: Of the total variation; a low one stands for greedy choices.
     """
-    loss = torch.zeros(())
+    loss = target.new_zeros(())
     if sharpness < 1:
         # Cross entropy with the target's probabilities: the divergence but for a constant, and twice as fast.
         probabilities = target.flatten(0, 1).softmax(-1)

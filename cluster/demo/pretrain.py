@@ -102,7 +102,7 @@ def batches(stream: Tensor, phase: Phase, seed: int, first: int = 0) -> Iterator
     span = torch.arange(phase.window + 1)
     for step in range(first, phase.steps):
         starts = window_starts(len(stream), phase.window, phase.sequences, step, seed)
-        yield stream[starts[:, None] + span]
+        yield stream[(starts[:, None] + span).to(stream.device)]
 
 
 def next_token_loss(model: PreTrainedModel, batch: Tensor) -> Tensor:
@@ -132,8 +132,8 @@ def train_target(
     """Train a target, or go on from the last checkpoint in the folder.
 
     Args:
-        stream: Training ids, shape (tokens,).
-        held_out: Ids to report the loss on, shape (tokens,).
+        stream: Training ids, shape (tokens,), on the device to train on.
+        held_out: Ids to report the loss on, shape (tokens,), there too.
         shape: Size of the model.
         phases: What to do, in order.
         folder: Where ``checkpoint.pt`` is kept.
@@ -143,11 +143,12 @@ def train_target(
     """
     torch.manual_seed(seed)
     model = LlamaForCausalLM(shape.config())
+    model.to(stream.device)  # type: ignore[arg-type]
     optimizer = SplitOptimizer(model, lr)
     path = folder / "checkpoint.pt"
     at_phase, at_step = 0, 0
     if path.exists():
-        saved = torch.load(path, weights_only=True)
+        saved = torch.load(path, map_location=stream.device, weights_only=True)
         model.load_state_dict(saved["model"])
         optimizer.load_state_dict(saved["optimizer"])
         at_phase, at_step = saved["phase"], saved["step"]
@@ -164,8 +165,9 @@ def train_target(
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             warm_up = min(1.0, (step + 1) / 50) if number == 0 else 1.0
             optimizer.step(warm_up * phase.lr_share(step))
-            progress.set_postfix_str(f"loss {float(loss.detach()):.3f}", refresh=False)
             done = step + 1
+            if done % 10 == 0:
+                progress.set_postfix_str(f"loss {float(loss.detach()):.3f}", refresh=False)
             if done % save_every == 0 or done == phase.steps:
                 state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
                 torch.save({**state, "phase": number, "step": done}, path.with_suffix(".tmp"))
