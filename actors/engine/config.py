@@ -75,6 +75,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         prefix_cache: reuse the KV blocks of equal prompt beginnings.
         num_threads: CPU threads of this engine; None leaves torch's setting.
         cuda_graphs: capture steps on a GPU, where the model allows it.
+        compile_layers: compile decoder layers on a GPU, where the model allows it; the engine starts the later for it.
     """
 
     block_size: Annotated[int, Meta(ge=1)] = 32
@@ -87,3 +88,4 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     prefix_cache: bool = True
     num_threads: Annotated[int, Meta(ge=1)] | None = None
     cuda_graphs: bool = True
+    compile_layers: bool = True

@@ -29,7 +29,7 @@ def _kernel(device: int, num_tiles: int, is_bf16: bool, is_nested: bool) -> Any:
     """The kernel for up to ``8 * num_tiles`` rows. Raises RuntimeError and others where it cannot be compiled."""
     flags = [f"-DNUM_TILES={num_tiles}", f"-DIS_BF16={int(is_bf16)}", f"-DIS_NESTED={int(is_nested)}"]
     with torch.cuda.device(device):
-        kernel = torch.cuda._compile_kernel(_SOURCE.read_text(), "four_bit_product", nvcc_options=flags)  # type: ignore[attr-defined]
+        kernel = torch.cuda._compile_kernel(_SOURCE.read_text(), "four_bit_product", nvcc_options=flags)
         kernel.set_shared_memory_config(_shared_bytes(num_tiles))
     return kernel
 
@@ -44,7 +44,7 @@ def _num_blocks(device: int) -> int:
 
 
 def code_pairs(levels: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """What both codes of each byte stand for, (256, 2) in ``dtype``, from the 16 ``levels``; the high nibble's first."""
+    """What both codes of each byte stand for, (256, 2) in ``dtype``, the high nibble's first; ``levels`` is (16,)."""
     codes = torch.arange(256, device=levels.device)
     return torch.stack([levels[codes >> 4], levels[codes & 15]], dim=-1).to(dtype).contiguous()
 

@@ -58,7 +58,8 @@ class FusedLinear(torch.nn.Module):
             self.absmax_code,
             self.absmax_offset,
         )
-        return product.to(x.dtype)
+        result: torch.Tensor = product.to(x.dtype)
+        return result
 
 
 def compute_dtype(linear: Any) -> torch.dtype:
@@ -70,7 +71,7 @@ def compute_dtype(linear: Any) -> torch.dtype:
 def use_fused_linears(model: torch.nn.Module) -> int:
     """Replace the 4-bit layers of a model that run on a GPU; returns how many there are.
 
-    The first of each shape is held against bitsandbytes' own product, and none of that shape is replaced where they differ.
+    The first of each shape is held against bitsandbytes' own product; none of that shape is replaced where they differ.
     """
     sound: dict[Any, bool] = {}
     count = 0

@@ -1,6 +1,7 @@
 """Forwards on a GPU: one launch of paged kernels a layer for the whole ragged batch, whole steps as CUDA graphs."""
 
 from collections.abc import Sequence as Seq
+from dataclasses import replace
 
 import torch
 
@@ -46,8 +47,8 @@ class KernelRunner:
         shape = batch_shape(spans, self._rows_per_tile)
         bucket = self._bucket(shape, max(len(span.token_ids) for span in spans), num_layers)
         is_captured = shape.num_many == 0 and self.graphs is not None and self.graphs.can_run(bucket)
-        if is_captured:
-            shape = bucket.shape
+        # Compiled layers are compiled once more for a single token, which two never are.
+        shape = bucket.shape if is_captured else replace(shape, num_tokens=padded(shape.num_tokens))
         if self._copied is not None:
             self._copied.synchronize()  # the step before may still be reading what is written now
         if shape.size > self._host.numel():

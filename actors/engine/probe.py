@@ -5,9 +5,10 @@ path is compared with the model's own forward, for two packed sequences and for 
 does not pass is served through transformers' own cache.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 
@@ -16,7 +17,6 @@ from actors.engine.batch import Span
 from actors.engine.forward import input_device, packed_forward
 from actors.engine.kv_cache import KVCache, LayerSpec
 from actors.engine.loaded import LoadedModel
-from actors.engine.paged_runner import PagedRunner
 
 NUM_PROBE_TOKENS = 7
 # How far logits of two correct paths may lie apart, relative to their norm: rounding in half precision, and 4-bit
@@ -25,6 +25,13 @@ TOLERANCES = {torch.float32: 2e-3, torch.float64: 2e-3}
 COARSE_TOLERANCE = 0.15
 HARMLESS_EXTRAS = frozenset({"position_ids", "dropout", "use_cache"})
 BATCH_DEPENDENT_ROPE = frozenset({"dynamic", "longrope"})  # frequencies that change with the longest of the batch
+
+
+class Forwards(Protocol):
+    """What of a runner is checked."""
+
+    def forward(self, spans: Seq[Span], num_layers: int = 0) -> torch.Tensor:
+        """See :class:`actors.engine.runner.Runner`."""
 
 
 class UnsupportedModelError(Exception):
@@ -110,17 +117,21 @@ def reference_logits(loaded: LoadedModel, ids: Seq[int]) -> torch.Tensor:
     return logits[0, -1].float().cpu()
 
 
-def check_paged(loaded: LoadedModel, layers: Mapping[int, LayerSpec]) -> None:
+def check_paged(loaded: LoadedModel, make_runner: Callable[[int, int], Forwards]) -> None:
     """Compare the paged path, over a small cache of its own, with the model's own forward.
+
+    Args:
+        loaded: the model.
+        make_runner: takes a number of blocks and their size.
 
     Raises:
         UnsupportedModelError: their logits differ by more than rounding.
     """
     first, second = probe_ids(loaded, NUM_PROBE_TOKENS), probe_ids(loaded, 2 * NUM_PROBE_TOKENS)[::-1]
     size = len(second)
-    runner = PagedRunner(loaded, KVCache(layers, num_blocks=2, block_size=size), 2 * size)
-    packed = runner.forward([Span("a", first, 0, ((0, 1),), 1), Span("b", second[:-1], 0, ((1, 1),), 0)])[0]
-    grown = runner.forward([Span("b", second[-1:], size - 1, ((1, 1),), 1)])[0]
+    runner = make_runner(2, size)
+    packed = runner.forward([Span("a", first, 0, ((0, 1),), 1), Span("b", second[:-1], 0, ((1, 1),), 0)])[0].cpu()
+    grown = runner.forward([Span("b", second[-1:], size - 1, ((1, 1),), 1)])[0].cpu()
     tolerance = COARSE_TOLERANCE
     if not getattr(loaded.model, "is_quantized", False):
         tolerance = TOLERANCES.get(loaded.model.dtype, COARSE_TOLERANCE)

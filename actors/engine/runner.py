@@ -47,7 +47,7 @@ def build_runner(loaded: LoadedModel, config: EngineConfig, num_blocks: int) -> 
     before = loaded.model.config._attn_implementation
     try:
         layers = probe_layers(loaded)
-        check_paged(loaded, layers)
+        check_paged(loaded, lambda blocks, size: PagedRunner(loaded, KVCache(layers, blocks, size), blocks * size))
     except UnsupportedModelError as error:
         loaded.model.set_attn_implementation(before)
         logger.warning(
@@ -57,13 +57,12 @@ def build_runner(loaded: LoadedModel, config: EngineConfig, num_blocks: int) -> 
         )
         return CachedRunner(loaded)
     cache = KVCache(layers, num_blocks, config.block_size)
-    devices = {spec.device for spec in layers.values()}
-    if len(devices) == 1 and next(iter(devices)).type == "cuda":
-        from actors.engine.kernel_runner import KernelRunner  # Triton comes with CUDA builds of torch only
+    if {spec.device.type for spec in layers.values()} == {"cuda"} and len(
+        {spec.device for spec in layers.values()}
+    ) == 1:
+        from actors.engine.kernel_building import build_kernel_runner  # Triton comes with CUDA builds of torch only
 
-        runner = KernelRunner(loaded, cache, config.max_num_batched_tokens, has_graphs=config.cuda_graphs)
-        runner.warm_up(config.max_num_seqs)
-        return runner
+        return build_kernel_runner(loaded, config, cache)
     use_packed_linears(loaded.model)
     use_packed_head(loaded.model)
     return PagedRunner(loaded, cache, config.max_num_batched_tokens)

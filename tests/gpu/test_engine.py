@@ -40,7 +40,7 @@ def on_gpu(architecture: str) -> LoadedModel:
 
 def gpu_engine(architecture: str, **config: object) -> Engine:
     """An engine of small blocks over it."""
-    return Engine(on_gpu(architecture), EngineConfig(**{"block_size": 4, "num_blocks": 256, **config}))  # type: ignore[arg-type]
+    return Engine(on_gpu(architecture), EngineConfig(**{"block_size": 4, "num_blocks": 256, "compile_layers": False, **config}))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("num_blocks", [256, 40])
@@ -52,6 +52,14 @@ def test_greedy_tokens_on_cuda_are_those_on_cpu(architecture: str, drafts: str, 
     drafter = noisy_drafter(want, prompts) if drafts == "drafted" else None
     engine = gpu_engine(architecture, num_blocks=num_blocks, max_num_seqs=4)
     assert tokens(run(engine, requests(prompts, params), drafter)) == want
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gemma2"])
+def test_compiled_layers_give_the_same_tokens(architecture: str) -> None:
+    want, prompts = oracle(architecture), ragged_prompts(16)
+    params = GenerationParams(max_new_tokens=NUM_NEW, eos_token_id=(EOS,))
+    engine = gpu_engine(architecture, max_num_seqs=4, compile_layers=True)
+    assert tokens(run(engine, requests(prompts, params), noisy_drafter(want, prompts))) == want
 
 
 def test_steps_without_graphs_give_the_same_tokens() -> None:
