@@ -4,21 +4,19 @@ One layer's code serves all layers of its kind and any number of tokens. What is
 so attention counts its calls (:class:`actors.engine.kernel_attention.KernelAttention`).
 """
 
-import logging
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from actors.engine.blueprint import decoder_layers
 
-logger = logging.getLogger(__name__)
 
-
-def compile_layers(model: Any) -> int:
-    """Compile the decoder layers of a model at their next call; returns how many there are."""
+def compile_layers(model: Any, backend: str | Callable[..., Any] = "inductor") -> int:
+    """Compile the decoder layers of a model at their next call, for ``torch.compile``'s backend; how many there are."""
     layers = [model.get_submodule(name) for name in decoder_layers(model).values()]
     for layer in layers:
-        layer.compile(dynamic=True)
+        layer.compile(dynamic=True, backend=backend)
     return len(layers)
 
 

@@ -3,8 +3,8 @@
     | ids (T) | positions (T) | slots (T) | logits_at (T) | few (F, 4) | many (M, 4) | tables (S, W) |
 
 T tokens of S sequences, block tables of W columns. An item is a row of four: the sequence's row in the tables, its
-first row in the batch, how many rows, how many keys the last of them sees. Sequences with few queries (decode, verify) are one
-item each, whose keys several programs share; those with many (prefill) are cut into tiles.
+first row in the batch, how many rows, how many keys the last of them sees. Sequences with few queries (decode, verify)
+are one item each, whose keys several programs share; those with many (prefill) are cut into tiles.
 """
 
 from collections.abc import Sequence as Seq

@@ -40,7 +40,8 @@ def on_gpu(architecture: str) -> LoadedModel:
 
 def gpu_engine(architecture: str, **config: object) -> Engine:
     """An engine of small blocks over it."""
-    return Engine(on_gpu(architecture), EngineConfig(**{"block_size": 4, "num_blocks": 256, "compile_layers": False, **config}))  # type: ignore[arg-type]
+    settings = {"block_size": 4, "num_blocks": 256, "compile_layers": False, **config}
+    return Engine(on_gpu(architecture), EngineConfig(**settings))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("num_blocks", [256, 40])

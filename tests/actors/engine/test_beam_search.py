@@ -276,7 +276,7 @@ class OneFails:
         self.key = key
         self.copied: list[tuple[int, int]] = []
 
-    def forward(self, spans: Sequence[Span]) -> torch.Tensor:
+    def forward(self, spans: Sequence[Span], num_layers: int = 0) -> torch.Tensor:
         if any(span.key == self.key for span in spans):
             raise RuntimeError("cannot")
         return torch.zeros(len(spans), VOCAB_SIZE)
