@@ -1,14 +1,9 @@
-"""What a replica of the door knows of the cluster behind it: the router's account, at most a few seconds old."""
-
-import asyncio
-import time
-from collections.abc import Callable
+"""What a replica of the door knows of one model of the cluster behind it."""
 
 import msgspec
 
 from actors.status import ClusterStats, WorkerInfo
-from cluster.generation_client import GenerationClient
-from serve_app.detached import spawn
+from serve_app.cluster_account import ClusterAccount
 from serve_app.errors import not_ready
 
 FRESH_SECONDS = 1.0
@@ -33,56 +28,35 @@ class Capacity(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ClusterView:
-    """The latest ClusterStats of one model's cluster. Used from one event loop.
+    """What an account says of one served model. Used from one event loop.
 
     Args:
         name: the served model: a pool of targets, or a draft.
         capacity: what the cluster takes.
         max_num_prompt_tokens: the server's own bound on a prompt; None leaves it to the context.
-        count_own: sequences that this door has open now.
-        clock: seconds.
     """
 
     def __init__(
-        self,
-        client: GenerationClient,
-        name: str,
-        capacity: Capacity,
-        max_num_prompt_tokens: int | None,
-        count_own: Callable[[], int],
-        clock: Callable[[], float] = time.monotonic,
+        self, account: ClusterAccount, name: str, capacity: Capacity, max_num_prompt_tokens: int | None
     ) -> None:
-        self._client = client
+        self._account = account
         self._name = name
         self._capacity = capacity
         self._max_num_prompt_tokens = max_num_prompt_tokens
-        self._count_own = count_own
-        self._clock = clock
-        self._stats: ClusterStats | None = None
-        self._stats_time = 0.0
-        self._num_others = 0
-        self._refreshing: asyncio.Task[ClusterStats] | None = None
 
     def of(self, name: str) -> "ClusterView":
         """A view of another model of the same cluster."""
-        return ClusterView(
-            self._client, name, self._capacity, self._max_num_prompt_tokens, self._count_own, clock=self._clock
-        )
+        return ClusterView(self._account, name, self._capacity, self._max_num_prompt_tokens)
 
     async def stats(self, max_age: float = 0.0) -> ClusterStats:
         """The cluster's state, at most ``max_age`` seconds old. Raises ApiError 503 where no router answers."""
-        if self._stats is None or self._age() >= max_age:
-            try:
-                return await asyncio.shield(self._refresh())
-            except Exception as error:
-                raise not_ready() from error
-        return self._stats
+        return await self._account.stats(max_age)
 
     async def card(self, max_age: float = STALE_SECONDS) -> ModelCard:
         """The served model; an account that is not fresh is renewed meanwhile. Raises ApiError 503: no target runs."""
         card = self._card(await self.stats(max_age))
-        if self._age() >= FRESH_SECONDS:
-            self._refresh()
+        if self._account.age >= FRESH_SECONDS:
+            self._account.refresh()
         card = card or self._card(await self.stats())
         if card is None:
             raise not_ready()
@@ -93,32 +67,15 @@ class ClusterView:
 
         Who is refused for want of room makes the account be renewed, so that nobody is refused for an old one.
         """
-        if self._stats is None:
+        if self._account.latest is None:
             return None
-        if self._age() >= FRESH_SECONDS:
-            self._refresh()
-        num_targets = len(self._targets(self._stats))
+        if self._account.age >= FRESH_SECONDS:
+            self._account.refresh()
+        num_targets = len(self._targets(self._account.latest))
         bounds = [self._capacity.total] if self._capacity.total is not None else []
         if num_targets and self._capacity.per_target is not None:
             bounds.append(num_targets * self._capacity.per_target)
-        return max(0, min(bounds) - self._num_others) if bounds else None
-
-    def _age(self) -> float:
-        return self._clock() - self._stats_time
-
-    def _refresh(self) -> asyncio.Task[ClusterStats]:
-        """Ask the router, once for all who want to know."""
-        if self._refreshing is None or self._refreshing.done():
-            self._refreshing = spawn(self._fetch())
-            self._refreshing.add_done_callback(_note_failure)
-        return self._refreshing
-
-    async def _fetch(self) -> ClusterStats:
-        own = self._count_own()
-        self._stats = stats = await self._client.stats()
-        self._stats_time = self._clock()
-        self._num_others = max(0, stats.num_requests - max(own, self._count_own()))
-        return stats
+        return max(0, min(bounds) - self._account.num_others) if bounds else None
 
     def _targets(self, stats: ClusterStats) -> list[WorkerInfo]:
         """The workers that live and take requests for this model."""
@@ -145,9 +102,3 @@ def _longest(info: WorkerInfo) -> int:
     """The longest sequence of a target: its context, or its KV cache where that holds less."""
     capacity = info.num_blocks * info.block_size
     return min(info.max_model_len, capacity) if capacity else info.max_model_len
-
-
-def _note_failure(task: asyncio.Task[ClusterStats]) -> None:
-    """Take note of an error that nobody may be waiting for; who asks for stats is told by its own exception."""
-    if not task.cancelled():
-        task.exception()

@@ -21,6 +21,7 @@ from cluster.generation_client import ModelClient
 from serve_app.admission import Admission
 from serve_app.chat_template import ChatTemplate
 from serve_app.choices import Choice, ChoiceDelta, merge, run_choice
+from serve_app.cluster_account import ClusterAccount
 from serve_app.cluster_view import STALE_SECONDS, Capacity, ClusterView, ModelCard
 from serve_app.errors import ApiError
 from serve_app.metrics import Metrics
@@ -66,14 +67,8 @@ class Gateway:
         self.metrics = Metrics(name)
         self.created = int(time.time())
         self.admission = Admission(limits.max_num_requests, limits.max_num_native_requests, lambda: self._view.room())
-        self._view = ClusterView(
-            client,
-            name,
-            capacity or Capacity(),
-            limits.max_num_prompt_tokens,
-            lambda: self.admission.num_sequences,
-            clock,
-        )
+        account = ClusterAccount(client, lambda: self.admission.num_sequences, clock)
+        self._view = ClusterView(account, name, capacity or Capacity(), limits.max_num_prompt_tokens)
         self._client = client
         self._clock = clock
         self._models = {name: self}
