@@ -1,8 +1,9 @@
 """Making a runner for a GPU: layers fused and compiled as far as the model allows, and held against the model."""
 
 import logging
+from collections.abc import Callable
 
-from actors.engine.compiled_layers import compile_layers, undo
+from actors.engine.compiled_layers import CompiledLayers
 from actors.engine.config import EngineConfig
 from actors.engine.fused_linear import use_fused_linears
 from actors.engine.kernel_runner import KernelRunner
@@ -20,20 +21,23 @@ def build_kernel_runner(loaded: LoadedModel, config: EngineConfig, cache: KVCach
         UnsupportedModelError: kernels give other logits than the model's own forward.
     """
 
-    def small(num_blocks: int, block_size: int) -> KernelRunner:
-        own = KVCache(cache.layers, num_blocks, block_size)
-        return KernelRunner(loaded, own, num_blocks * block_size, has_graphs=False)
+    def small(layers: CompiledLayers | None) -> Callable[[int, int], KernelRunner]:
+        def make(num_blocks: int, block_size: int) -> KernelRunner:
+            own = KVCache(cache.layers, num_blocks, block_size)
+            return KernelRunner(loaded, own, num_blocks * block_size, has_graphs=False, layers=layers)
+
+        return make
 
     use_fused_linears(loaded.model)
-    check_paged(loaded, small)
-    if config.compile_layers:
-        compile_layers(loaded.model)
+    check_paged(loaded, small(None))
+    layers = CompiledLayers(loaded.model) if config.compile_layers else None
+    if layers is not None:
         try:
-            check_paged(loaded, small)
+            check_paged(loaded, small(layers))
         except Exception as error:
-            undo(loaded.model)
+            layers = None
             logger.warning("layers run as they are, not compiled: %s: %s", type(error).__name__, error)
-    runner = KernelRunner(loaded, cache, config.max_num_batched_tokens, has_graphs=config.cuda_graphs)
+    runner = KernelRunner(loaded, cache, config.max_num_batched_tokens, has_graphs=config.cuda_graphs, layers=layers)
     runner.warm_up(config.max_num_seqs)
     if runner.graphs is not None and len(runner.graphs) > 0:
         logger.info(

@@ -1,12 +1,14 @@
 """Forwards on a GPU: one launch of paged kernels a layer for the whole ragged batch, whole steps as CUDA graphs."""
 
 from collections.abc import Sequence as Seq
+from contextlib import nullcontext
 from dataclasses import replace
 
 import torch
 
 from actors.engine.attention import attention_context
 from actors.engine.batch import Span
+from actors.engine.compiled_layers import CompiledLayers
 from actors.engine.forward import packed_forward
 from actors.engine.kernel_attention import KernelAttention
 from actors.engine.kernel_batch import KernelBatch, KernelShape, batch_shape, fill_batch
@@ -26,12 +28,22 @@ class KernelRunner:
         cache: its keys and values.
         max_num_tokens: the most that a step usually computes.
         has_graphs: whether steps are captured.
+        layers: the model's compiled layers; None where they run as they are.
     """
 
     is_chunkable = True
 
-    def __init__(self, loaded: LoadedModel, cache: KVCache, max_num_tokens: int, *, has_graphs: bool) -> None:
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        cache: KVCache,
+        max_num_tokens: int,
+        *,
+        has_graphs: bool,
+        layers: CompiledLayers | None = None,
+    ) -> None:
         self._model = loaded.model
+        self._layers = layers
         self._cache = cache
         (self._device,) = {spec.device for spec in cache.layers.values()}
         num_heads = int(loaded.config.num_attention_heads)
@@ -104,7 +116,11 @@ class KernelRunner:
         attention = KernelAttention(
             self._cache, batch, bucket.num_splits, self._rows_per_tile, max_few_rows=bucket.max_few_rows
         )
-        with torch.inference_mode(), attention_context(attention):
+        with (
+            torch.inference_mode(),
+            attention_context(attention),
+            self._layers.in_use() if self._layers else nullcontext(),
+        ):
             return packed_forward(self._model, batch.ids, batch.positions, batch.logits_at[:num_logits], self._device)
 
 
