@@ -17,25 +17,37 @@ logger = logging.getLogger(__name__)
 
 MAX_ROWS = 64
 BLOCKSIZE = 64  # weights that share a scale
+CHUNK = 256  # columns that a warp takes at a time; rows with scales in 8 bits have whole ones only
 _SOURCE = Path(__file__).parent / "kernels" / "four_bit.cu"
 _NUM_WARPS = 8
 _STRIP = 16  # weight rows that a block of threads takes at a time
 _BLOCKS_PER_MULTIPROCESSOR = 2
 _TABLE_BYTES = 256 * 32 * 4
+_STAGE_BYTES = _STRIP * 160 + 256
 
 
 @cache
 def _kernel(device: int, num_tiles: int, is_bf16: bool, is_nested: bool) -> Any:
     """The kernel for up to ``8 * num_tiles`` rows. Raises RuntimeError and others where it cannot be compiled."""
-    flags = [f"-DNUM_TILES={num_tiles}", f"-DIS_BF16={int(is_bf16)}", f"-DIS_NESTED={int(is_nested)}"]
+    flags = [
+        f"-DNUM_TILES={num_tiles}",
+        f"-DNUM_STAGES={_num_stages(num_tiles)}",
+        f"-DIS_BF16={int(is_bf16)}",
+        f"-DIS_NESTED={int(is_nested)}",
+    ]
     with torch.cuda.device(device):
         kernel = torch.cuda._compile_kernel(_SOURCE.read_text(), "four_bit_product", nvcc_options=flags)
         kernel.set_shared_memory_config(_shared_bytes(num_tiles))
     return kernel
 
 
+def _num_stages(num_tiles: int) -> int:
+    """Chunks that are on their way or being used at once: as many as two blocks of threads have room for."""
+    return 3 if num_tiles <= 2 else 2
+
+
 def _shared_bytes(num_tiles: int) -> int:
-    return _TABLE_BYTES + num_tiles * _NUM_WARPS * 8 * _STRIP * 4
+    return _TABLE_BYTES + _NUM_WARPS * (_num_stages(num_tiles) * _STAGE_BYTES + num_tiles * 8 * _STRIP * 4)
 
 
 @cache

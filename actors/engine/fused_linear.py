@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from actors.engine.four_bit import BLOCKSIZE, can_compile, code_pairs, four_bit_product
+from actors.engine.four_bit import BLOCKSIZE, CHUNK, can_compile, code_pairs, four_bit_product
 
 logger = logging.getLogger(__name__)
 
@@ -102,7 +102,7 @@ def _is_known(linear: Any) -> bool:
         and state.blocksize == BLOCKSIZE
         and state.quant_type in ("nf4", "fp4")
         and compute_dtype(linear) in (torch.bfloat16, torch.float16)
-        and (not state.nested or state.state2.blocksize == _NESTED_BLOCKSIZE)
+        and (not state.nested or (state.state2.blocksize == _NESTED_BLOCKSIZE and linear.in_features % CHUNK == 0))
         and not hasattr(linear, "_hf_hook")
         and can_compile(device.index)
     )

@@ -10,8 +10,10 @@ import triton
 
 from actors.engine.kernels.paged import attend_kernel, join_kernel, write_kernel
 
-SPLIT_KEYS = 512  # keys that one program reads of a sequence with few queries; a power of two
+SPLIT_KEYS = 256  # keys that one program reads of a sequence with few queries; a power of two
 MIN_TILE_ROWS = 16  # the fewest rows that a matrix unit takes
+TILE_KEYS = 64  # keys that a program looks at together, in half precision
+NUM_STAGES = 2
 
 
 def write_paged(
@@ -109,13 +111,13 @@ def attend_paged(
         softcap or 0.0,
         KEY_DIM=key_dim,
         BLOCK_SIZE=block_size,
-        TILE_KEYS=64 if is_half else 32,
+        TILE_KEYS=TILE_KEYS if is_half else 32,
         TILE_KEY_DIM=max(16, triton.next_power_of_2(key_dim)),
         HAS_SOFTCAP=softcap is not None,
         IS_SPLIT=is_split,
         PRECISION="tf32" if is_half else "ieee",
         num_warps=4 if tile_rows < 128 else 8,
-        num_stages=2 if is_half else 1,
+        num_stages=NUM_STAGES if is_half else 1,
         **shape,
     )
     if is_split:

@@ -6,18 +6,22 @@
 // multiply by all rows at once. Sums over a block of 64 are scaled in float32. The order of summation depends on N and K
 // only, never on the number of rows: a row's result is the same to the bit, alone or among others.
 //
-// A warp takes 16 rows of the weights and a part of K. Lane (g, c) = (lane / 4, lane % 4) holds weight rows g and g + 8 and
-// of each block of 64 the 16 columns from 16 c. The matrix instruction's own order of columns within its 16 is given up
-// for that: a sum over columns may take them in any order, if x is read in the same.
+// A block of threads takes strips of 16 rows of the weights, its warps every NUM_WARPS-th chunk of 256 columns. Chunks come
+// into shared memory some stages ahead, also those of the strip to come, so that memory is never waited for. Lane (g, c) =
+// (lane / 4, lane % 4) holds weight rows g and g + 8 and of each block of 64 the 16 columns from 16 c. The matrix
+// instruction's own order of columns within its 16 is given up for that: a sum over columns may take them in any order, if
+// x is read in the same.
 //
 //     columns of a block:  | c = 0: 0..15 | c = 1: 16..31 | c = 2: 32..47 | c = 3: 48..63 |
 //     step j = 0..3 takes of each c the columns 4 j .. 4 j + 3, which are 2 bytes of a row
 //
-// Set from outside: NUM_TILES (rows of x are NUM_TILES * 8 at most), IS_BF16 (float16 otherwise), IS_NESTED (scales are
-// themselves codes of 8 bits, with one scale for each 256 of them and an offset).
+// Set from outside: NUM_TILES (rows of x are NUM_TILES * 8 at most), NUM_STAGES, IS_BF16 (float16 otherwise), IS_NESTED
+// (scales are themselves codes of 8 bits, with one scale for each 256 of them and an offset; columns are a multiple of 256).
 
 #define NUM_WARPS 8
-#define AHEAD 4  // blocks of 64 that a lane reads at once
+#define ROW_BYTES 160  // of a chunk's 128 bytes of a row, so that the rows of a warp's lanes lie in different banks
+#define STAGE_BYTES (16 * ROW_BYTES + 256)  // codes, then 4 scales a row
+#define TABLE_BYTES (256 * 128)
 
 typedef unsigned int u32;
 typedef unsigned short u16;
@@ -53,98 +57,129 @@ __device__ __forceinline__ u16 narrow(float wide) {
     return half;
 }
 
-__device__ __forceinline__ uint2 stream(const u8* address) {  // weights are read once; they need not stay in L1
-    uint2 value;
-    asm volatile("ld.global.nc.L1::no_allocate.v2.u32 {%0,%1}, [%2];" : "=r"(value.x), "=r"(value.y) : "l"(address));
-    return value;
+__device__ __forceinline__ void fetch16(u32 to, const void* from, bool is_there) {  // zeros where nothing is
+    asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(is_there ? 16 : 0));
 }
 
-__device__ __forceinline__ float scale(
-    const float* scales, const u8* scale_codes, const float* scale_levels, float offset, size_t block) {
-#if IS_NESTED
-    return __ldg(scale_levels + __ldg(scale_codes + block)) * __ldg(scales + (block >> 8)) + offset;
-#else
-    return __ldg(scales + block);
-#endif
+__device__ __forceinline__ void fetch4(u32 to, const void* from, bool is_there) {
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(to), "l"(from), "r"(is_there ? 4 : 0));
 }
 
-extern "C" __global__ void __launch_bounds__(NUM_WARPS * 32) four_bit_product(
-    const u16* __restrict__ x,             // (M, K)
-    const u8* __restrict__ weights,        // (N, K / 2)
-    const float* __restrict__ scales,      // (N * K / 64), or one for each 256 of these
-    const u8* __restrict__ scale_codes,    // (N * K / 64), if nested
+extern "C" __global__ void __launch_bounds__(NUM_WARPS * 32, 2) four_bit_product(
+    const u16* __restrict__ x,               // (M, K)
+    const u8* __restrict__ weights,          // (N, K / 2)
+    const float* __restrict__ scales,        // (N * K / 64), or one for each 256 of these
+    const u8* __restrict__ scale_codes,      // (N * K / 64), if nested
     const float* __restrict__ scale_levels,  // (256), if nested
     const float* __restrict__ scale_offset,  // (1), if nested
-    const u32* __restrict__ pairs,         // (256): what both codes of a byte stand for, the high nibble's in the low half
-    const u16* __restrict__ bias,          // (N), if has_bias
-    u16* __restrict__ out,                 // (M, N)
+    const u32* __restrict__ pairs,           // (256): what both codes of a byte stand for, the high nibble's in the low half
+    const u16* __restrict__ bias,            // (N), if has_bias
+    u16* __restrict__ out,                   // (M, N)
     int num_rows, int num_out, int num_in, int has_bias) {
-    extern __shared__ u32 shared[];  // the table (256, 32), then the warps' sums (NUM_WARPS, NUM_TILES * 8, 16)
-    float* sums = (float*)(shared + 256 * 32);
+    extern __shared__ __align__(128) u8 shared[];
+    u32* table = (u32*)shared;                                       // (256, 32)
+    u8* stages = shared + TABLE_BYTES;                               // (NUM_WARPS, NUM_STAGES, STAGE_BYTES)
+    float* sums = (float*)(stages + NUM_WARPS * NUM_STAGES * STAGE_BYTES);  // (NUM_WARPS, NUM_TILES * 8, 16)
     const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, g = lane >> 2, c = lane & 3;
-    const int num_blocks = num_in >> 6;
-    const int share = (num_blocks + NUM_WARPS - 1) / NUM_WARPS;
-    const int begin = warp * share, end = min(num_blocks, begin + share);
+    const int num_blocks = num_in >> 6, num_strips = num_out >> 4;
+    const int num_chunks = (num_in + 255) >> 8;
+    const int mine = num_chunks > warp ? (num_chunks - warp + NUM_WARPS - 1) / NUM_WARPS : 0;  // chunks of a strip
+    u8* ring = stages + warp * NUM_STAGES * STAGE_BYTES;
+    const u32 ring_at = (u32)__cvta_generic_to_shared(ring);
+
+    int next_strip = blockIdx.x, next_part = 0, next_stage = 0;
+    auto fetch = [&]() {
+        if (mine > 0 && next_strip < num_strips) {
+            const int chunk = warp + next_part * NUM_WARPS;
+            const u32 to = ring_at + next_stage * STAGE_BYTES;
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                const int row = (i * 32 + lane) >> 3, part = lane & 7;
+                const size_t at = (size_t)(next_strip * 16 + row) * (num_in >> 1) + chunk * 128 + part * 16;
+                fetch16(to + row * ROW_BYTES + part * 16, weights + at, chunk * 256 + part * 32 < num_in);
+            }
+#if IS_NESTED
+            if (lane < 16)
+                fetch4(to + 16 * ROW_BYTES + lane * 4,
+                       scale_codes + (size_t)(next_strip * 16 + lane) * num_blocks + chunk * 4, true);
+#else
+#pragma unroll
+            for (int i = 0; i < 2; i++) {
+                const int row = (i * 32 + lane) >> 2, block = chunk * 4 + c;
+                fetch4(to + 16 * ROW_BYTES + row * 16 + c * 4,
+                       scales + (size_t)(next_strip * 16 + row) * num_blocks + block, block < num_blocks);
+            }
+#endif
+            if (++next_part == mine) next_part = 0, next_strip += gridDim.x;
+            if (++next_stage == NUM_STAGES) next_stage = 0;
+        }
+        asm volatile("cp.async.commit_group;");
+    };
+#pragma unroll
+    for (int i = 0; i < NUM_STAGES - 1; i++) fetch();
+    {  // each thread has one pair of its own, and writes it once for each bank
+        const u32 pair = __ldg(pairs + threadIdx.x);
+        const uint4 four = make_uint4(pair, pair, pair, pair);
+#pragma unroll
+        for (int i = 0; i < 8; i++) *(uint4*)(table + threadIdx.x * 32 + ((lane + i) & 7) * 4) = four;
+    }
+    __syncthreads();
+    const u32 table_at = (u32)__cvta_generic_to_shared(table) + lane * 4;
+    auto look_up = [&](u32 word, int byte) {
+        u32 pair;
+        asm("ld.shared.u32 %0, [%1];" : "=r"(pair) : "r"(table_at + ((word >> (8 * byte)) & 255) * 128));
+        return pair;
+    };
 #if IS_NESTED
     const float offset = __ldg(scale_offset);
-#else
-    const float offset = 0.0f;
 #endif
 
-    uint2 codes[AHEAD][2];
-    float factors[AHEAD][2];
-    auto read = [&](int strip, int block) {
-        const size_t row = (size_t)strip * 16 + g;
-        const u8* first = weights + row * (num_in >> 1) + c * 8;
-        const u8* second = first + 8 * (size_t)(num_in >> 1);
-        const size_t first_block = row * num_blocks, second_block = first_block + 8 * (size_t)num_blocks;
-#pragma unroll
-        for (int u = 0; u < AHEAD; u++) {
-            if (block + u < end) {
-                codes[u][0] = stream(first + (size_t)(block + u) * 32);
-                codes[u][1] = stream(second + (size_t)(block + u) * 32);
-                factors[u][0] = scale(scales, scale_codes, scale_levels, offset, first_block + block + u);
-                factors[u][1] = scale(scales, scale_codes, scale_levels, offset, second_block + block + u);
-            }
-        }
-    };
-    const int num_strips = num_out >> 4;  // of 16 weight rows
-    read(blockIdx.x, begin);  // on its way while the table is laid out
-    for (int i = threadIdx.x; i < 256 * 32; i += NUM_WARPS * 32) shared[i] = __ldg(pairs + (i >> 5));
-    __syncthreads();
-    const u32* table = shared + lane;
-
+    int stage = 0;
     for (int strip = blockIdx.x; strip < num_strips; strip += gridDim.x) {
         float total[NUM_TILES][4] = {};
-        for (int block = begin; block < end; block += AHEAD) {
-            uint2 now[AHEAD][2];
-            float by[AHEAD][2];
+        for (int part = 0; part < mine; part++) {
+            const int chunk = warp + part * NUM_WARPS;
+            asm volatile("cp.async.wait_group %0;" ::"n"(NUM_STAGES - 2));
+            __syncwarp();
+            fetch();  // into the stage that was used up before this one
+            const u8* held = ring + stage * STAGE_BYTES;
+            if (++stage == NUM_STAGES) stage = 0;
+#if IS_NESTED
+            float own[2];
 #pragma unroll
-            for (int u = 0; u < AHEAD; u++) {
-                now[u][0] = codes[u][0], now[u][1] = codes[u][1];
-                by[u][0] = factors[u][0], by[u][1] = factors[u][1];
+            for (int i = 0; i < 2; i++) {
+                const int row = (i * 32 + lane) >> 2;
+                const size_t block = (size_t)(strip * 16 + row) * num_blocks + chunk * 4 + c;
+                own[i] = __ldg(scale_levels + held[16 * ROW_BYTES + row * 4 + c]) * __ldg(scales + (block >> 8)) + offset;
             }
-            if (block + AHEAD < end) read(strip, block + AHEAD);
-            else if (strip + gridDim.x < num_strips) read(strip + gridDim.x, begin);
+            __syncwarp();
+            float* plain = (float*)(held + 16 * ROW_BYTES);
+            plain[lane] = own[0], plain[32 + lane] = own[1];
+            __syncwarp();
+#endif
+            float by[2][4];
+            *(float4*)by[0] = *(const float4*)(held + 16 * ROW_BYTES + g * 16);
+            *(float4*)by[1] = *(const float4*)(held + 16 * ROW_BYTES + (g + 8) * 16);
 #pragma unroll
-            for (int u = 0; u < AHEAD; u++) {
-                if (block + u >= end) break;
+            for (int u = 0; u < 4; u++) {
+                const uint2 upper = *(const uint2*)(held + g * ROW_BYTES + u * 32 + c * 8);
+                const uint2 lower = *(const uint2*)(held + (g + 8) * ROW_BYTES + u * 32 + c * 8);
                 u32 a[4][4];
 #pragma unroll
                 for (int j = 0; j < 4; j++) {
-                    const u32 upper = (j < 2 ? now[u][0].x : now[u][0].y) >> (16 * (j & 1));
-                    const u32 lower = (j < 2 ? now[u][1].x : now[u][1].y) >> (16 * (j & 1));
-                    a[j][0] = table[(upper & 255) << 5];
-                    a[j][1] = table[(lower & 255) << 5];
-                    a[j][2] = table[((upper >> 8) & 255) << 5];
-                    a[j][3] = table[((lower >> 8) & 255) << 5];
+                    const u32 high = j < 2 ? upper.x : upper.y, low = j < 2 ? lower.x : lower.y;
+                    a[j][0] = look_up(high, 2 * (j & 1));
+                    a[j][1] = look_up(low, 2 * (j & 1));
+                    a[j][2] = look_up(high, 2 * (j & 1) + 1);
+                    a[j][3] = look_up(low, 2 * (j & 1) + 1);
                 }
+                const int column = chunk * 256 + u * 64 + c * 16;
 #pragma unroll
                 for (int tile = 0; tile < NUM_TILES; tile++) {
                     const int m = tile * 8 + g;
                     uint4 left = {}, right = {};
-                    if (m < num_rows) {
-                        const uint4* at = (const uint4*)(x + (size_t)m * num_in + (block + u) * 64 + c * 16);
+                    if (m < num_rows && column < num_in) {
+                        const uint4* at = (const uint4*)(x + (size_t)m * num_in + column);
                         left = __ldg(at), right = __ldg(at + 1);
                     }
                     float sum[4] = {};
@@ -152,21 +187,21 @@ extern "C" __global__ void __launch_bounds__(NUM_WARPS * 32) four_bit_product(
                     multiply(sum, a[1][0], a[1][1], a[1][2], a[1][3], left.z, left.w);
                     multiply(sum, a[2][0], a[2][1], a[2][2], a[2][3], right.x, right.y);
                     multiply(sum, a[3][0], a[3][1], a[3][2], a[3][3], right.z, right.w);
-                    total[tile][0] += sum[0] * by[u][0];
-                    total[tile][1] += sum[1] * by[u][0];
-                    total[tile][2] += sum[2] * by[u][1];
-                    total[tile][3] += sum[3] * by[u][1];
+                    total[tile][0] += sum[0] * by[0][u];
+                    total[tile][1] += sum[1] * by[0][u];
+                    total[tile][2] += sum[2] * by[1][u];
+                    total[tile][3] += sum[3] * by[1][u];
                 }
             }
         }
 
 #pragma unroll
         for (int tile = 0; tile < NUM_TILES; tile++) {
-            float* mine = sums + ((warp * NUM_TILES + tile) * 8 + 2 * c) * 16 + g;
-            mine[0] = total[tile][0];
-            mine[16] = total[tile][1];
-            mine[8] = total[tile][2];
-            mine[24] = total[tile][3];
+            float* own = sums + ((warp * NUM_TILES + tile) * 8 + 2 * c) * 16 + g;
+            own[0] = total[tile][0];
+            own[16] = total[tile][1];
+            own[8] = total[tile][2];
+            own[24] = total[tile][3];
         }
         __syncthreads();
         for (int i = threadIdx.x; i < NUM_TILES * 8 * 16; i += NUM_WARPS * 32) {
