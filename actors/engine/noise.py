@@ -72,9 +72,19 @@ def gumbel_noise(seeds: Tensor, positions: Tensor, vocab_size: int, beams: Tenso
     Returns:
         (rows, vocab_size) float32.
     """
+    beams = torch.zeros_like(positions) if beams is None else beams
+    if seeds.device.type == "cuda":
+        from actors.engine.kernel_noise import can_compile, gumbel_by_kernel  # Triton comes with CUDA builds of torch
+
+        if can_compile(seeds.device, _LARGEST_BELOW_ONE):
+            return gumbel_by_kernel(seeds, positions, beams, vocab_size, _LARGEST_BELOW_ONE)
+    return gumbel_by_torch(seeds, positions, beams, vocab_size)
+
+
+def gumbel_by_torch(seeds: Tensor, positions: Tensor, beams: Tensor, vocab_size: int) -> Tensor:
+    """:func:`gumbel_noise` in torch's own operations, on any device."""
     device = seeds.device
-    seed, position = seeds.unsqueeze(-1), positions.unsqueeze(-1)
-    beam = torch.zeros_like(position) if beams is None else beams.unsqueeze(-1)
+    seed, position, beam = seeds.unsqueeze(-1), positions.unsqueeze(-1), beams.unsqueeze(-1)
     num_blocks = -(-vocab_size // 4)
     noise = torch.empty(seeds.numel(), 4 * num_blocks, dtype=torch.float32, device=device)
     limit = _MAX_COUNTERS_CPU if device.type == "cpu" else _MAX_COUNTERS

@@ -12,8 +12,6 @@ from actors.engine.kernels.paged import attend_kernel, join_kernel, write_kernel
 
 SPLIT_KEYS = 256  # keys that one program reads of a sequence with few queries; a power of two
 MIN_TILE_ROWS = 16  # the fewest rows that a matrix unit takes
-TILE_KEYS = 64  # keys that a program looks at together, in half precision
-NUM_STAGES = 2
 
 
 def write_paged(
@@ -79,11 +77,13 @@ def attend_paged(
     group_size = num_heads // num_groups
     tile_rows = max(MIN_TILE_ROWS, triton.next_power_of_2(max_num_rows * group_size))
     num_items = items.shape[0]
+    is_half = query.dtype.itemsize == 2
+    # Keys that a program looks at together: many where it has few rows, as far as shared memory goes.
+    tile_keys = (128 if max(key_dim, value_dim) <= 128 and tile_rows <= 32 else 64) if is_half else 32
     is_split = num_splits > 1
     size = num_items * num_groups * num_splits * tile_rows if is_split else 0
     parts = torch.empty(size * value_dim, dtype=torch.float32, device=query.device)
     peaks = torch.empty(2 * size, dtype=torch.float32, device=query.device)
-    is_half = query.dtype.itemsize == 2
     shape = {
         "VALUE_DIM": value_dim,
         "NUM_GROUPS": num_groups,
@@ -111,13 +111,13 @@ def attend_paged(
         softcap or 0.0,
         KEY_DIM=key_dim,
         BLOCK_SIZE=block_size,
-        TILE_KEYS=TILE_KEYS if is_half else 32,
+        TILE_KEYS=tile_keys,
         TILE_KEY_DIM=max(16, triton.next_power_of_2(key_dim)),
         HAS_SOFTCAP=softcap is not None,
         IS_SPLIT=is_split,
         PRECISION="tf32" if is_half else "ieee",
         num_warps=4 if tile_rows < 128 else 8,
-        num_stages=NUM_STAGES if is_half else 1,
+        num_stages=2 if is_half else 1,
         **shape,
     )
     if is_split:

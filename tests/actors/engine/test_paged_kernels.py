@@ -58,7 +58,7 @@ def dense(
     return result
 
 
-@pytest.mark.parametrize("num_splits", [1, 2])
+@pytest.mark.parametrize("num_splits", [1, 4])
 @pytest.mark.parametrize(
     ("heads", "window", "softcap", "dtype"),
     [
@@ -203,3 +203,16 @@ def test_one_compilation_serves_all_layers_of_a_kind_and_any_number_of_tokens(
     assert len(layers) > len(compiled) == num_kinds
     generate(architecture, [5, 6, 7], 2)  # transformers' own has the layers as they are
     assert len(compiled) == num_kinds
+
+
+def test_the_noise_kernel_gives_torchs_noise(kernels: Any) -> None:
+    from actors.engine.kernel_noise import can_compile, gumbel_by_kernel
+    from actors.engine.noise import gumbel_noise
+
+    seeds, positions = torch.tensor([0, 5, (1 << 62) + 3]), torch.tensor([0, 17, (1 << 33) + 1])
+    beams = torch.tensor([0, 1, 2])
+    largest = 1.0 - 2.0**-24
+    got = gumbel_by_kernel(seeds, positions, beams, 1031, largest)
+    assert torch.allclose(got, gumbel_noise(seeds, positions, 1031, beams), atol=2e-5)
+    assert can_compile(torch.device("cpu"), largest)
+    assert not can_compile(torch.device("cpu"), 0.5)  # other noise is found out
