@@ -161,8 +161,10 @@ def sample(logits: Tensor, rows: Sequence[SampleRow]) -> Sampled:
     if not rows:
         return Sampled([], [])
     scores, errors = process(logits, rows)
-    best = scores.amax(dim=-1)
-    chosen = _choose(scores, rows, errors)
+    if any(row.state.params.do_sample for row in rows):
+        best, chosen = scores.amax(dim=-1), _choose(scores, rows, errors)
+    else:
+        best, chosen = scores.max(dim=-1)
     # One transfer for both: float64 holds every token id.
     token_ids, largest = torch.stack([chosen.to(torch.float64), best.to(torch.float64)]).tolist()
     token_ids = [int(token) for token in token_ids]
