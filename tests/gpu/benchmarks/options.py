@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tests.gpu.random_models import SHAPES
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
 DRAFT_LAYERS = {"tiny": 1, "1B": 1, "8B": 2, "70B": 4}
 DRAFT_LENGTHS = {"tiny": 3, "1B": 5, "8B": 5, "70B": 6}
 
