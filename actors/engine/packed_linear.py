@@ -47,7 +47,9 @@ class PackedLinear(torch.nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """``x`` (..., in_features) to (..., out_features), in the dtype of ``x``."""
         if self._kernel is None or x.numel() < MIN_DENSE_ROWS * x.shape[-1]:
-            product: torch.Tensor = (self._kernel if self._kernel and x.dtype is torch.bfloat16 else self.linear)(x)
+            multiply = self._kernel if self._kernel and x.dtype is torch.bfloat16 else self.linear
+            # Where bitsandbytes has no packed kernel for a CPU, torch's product rounds otherwise for other strides.
+            product: torch.Tensor = multiply(x.contiguous())
             return product
         weight = unpack(self.linear.weight.data, self.linear.weight.quant_state)
         bias = None if self.linear.bias is None else self.linear.bias.float()
