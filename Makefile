@@ -10,9 +10,10 @@ HOST ?= 127.0.0.1
 # Tests and checks never download anything.
 OFFLINE := HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 RAY_USAGE_STATS_ENABLED=0 TOKENIZERS_PARALLELISM=false
 
-# Tests that compute in one process, without Ray. They run beside the others, which wait for actors half of the time, and
+# Tests that run in one process, without Ray. They run beside the others, which wait for actors half of the time, and
 # only take what those leave of the cores.
-BESIDE := tests/actors/engine tests/rehearsal tests/k8s tests/cluster/demo
+BESIDE := tests/actors/engine tests/rehearsal tests/k8s tests/cluster/demo \
+	$(filter-out tests/serve_app/test_run.py,$(wildcard tests/serve_app/test_*.py))
 
 .DEFAULT_GOAL := help
 .PHONY: help setup run test check format bench gpu constraints clean

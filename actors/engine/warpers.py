@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 _MINUS_INF = float("-inf")
+_DOUBT = 1e-5  # of a sum of probabilities in float32
 _MAX_SHORT = 256  # top-p looks at so many tokens before it sorts a row
 
 
@@ -82,10 +83,13 @@ def _keep_top_p_short(part: Tensor, top_p: Tensor) -> Tensor:
     """Without sorting a row whose kept tokens are few and end between two different logits, which most do."""
     best, ids = torch.topk(part, min(_MAX_SHORT, part.shape[-1]), dim=-1)
     probabilities = part.softmax(dim=-1).gather(-1, ids)
-    is_kept = probabilities.cumsum(dim=-1) - probabilities < top_p.to(part.dtype)
+    before = probabilities.cumsum(dim=-1) - probabilities
+    is_kept = before < top_p.to(part.dtype)
     num_kept = is_kept.sum(dim=-1, keepdim=True).clamp_(min=1)
     last = best.gather(-1, num_kept - 1)
     is_short = (num_kept < best.shape[-1]) & (best.gather(-1, num_kept.clamp(max=best.shape[-1] - 1)) < last)
+    # Summed from the other end a boundary may come out on the other side of it.
+    is_short &= ((before - top_p).abs() > _DOUBT).all(dim=-1, keepdim=True)
     rest = (~is_short.squeeze(-1)).nonzero().squeeze(-1)
     if rest.numel() > 0:
         part[rest] = _keep_top_p_sorted(part[rest], top_p[rest])

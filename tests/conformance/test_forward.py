@@ -80,7 +80,8 @@ def test_pieces_make_the_whole(model: str) -> None:
         arguments = {"input_ids": ids, "attention_mask": mask}
         for kept in (True, False):
             found = locally(forward, reference, {**arguments, "use_cache": kept}, max_num_values=VOCAB_SIZE * 40)
-            assert torch.allclose(found.logits[mask.bool()], want.logits[mask.bool()], atol=1e-4, rtol=1e-4)
+            # Logits reach 18; experts take rows together, and how many there are decides in what order they are summed.
+            assert torch.allclose(found.logits[mask.bool()], want.logits[mask.bool()], atol=1e-3, rtol=1e-4)
             assert (found.past_key_values is not None) == kept
         handle.remove()
     assert len(counted) > 6

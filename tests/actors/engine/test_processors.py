@@ -96,7 +96,7 @@ def test_top_p_of_a_wide_vocabulary(is_coarse: bool) -> None:
     """Rows whose kept tokens are few, and rows so flat that they are sorted whole; equal logits at the boundary."""
     num_tokens = 3000
     scales = [0.01, 0.5, 1.0, 3.0, 8.0, 40.0]
-    cases = [(scale, top_p) for scale in scales for top_p in (1e-6, 0.3, 0.9, 0.999)]
+    cases = [(scale, top_p) for scale in scales for top_p in (1e-6, 0.3, 0.9, 0.999, 1 - 1e-7)]
     logits = torch.randn(len(cases), num_tokens, generator=torch.Generator().manual_seed(5))
     logits *= torch.tensor([scale for scale, _ in cases]).unsqueeze(-1)
     if is_coarse:
