@@ -11,7 +11,7 @@ from actors.engine.batch import Span
 from actors.engine.compiled_layers import CompiledLayers
 from actors.engine.forward import packed_forward
 from actors.engine.kernel_attention import KernelAttention
-from actors.engine.kernel_batch import KernelBatch, KernelShape, batch_shape, fill_batch
+from actors.engine.kernel_batch import MAX_FEW_ROWS, KernelBatch, KernelShape, batch_shape, fill_batch
 from actors.engine.kv_cache import KVCache
 from actors.engine.loaded import LoadedModel
 from actors.engine.paged_kernels import SPLIT_KEYS
@@ -103,7 +103,7 @@ class KernelRunner:
         num_keys = shape.table_width * self._cache.block_size
         num_splits = _power_of_two(-(-num_keys // SPLIT_KEYS))
         if shape.num_many or shape.num_tokens > MAX_GRAPH_TOKENS:
-            return Bucket(shape, min(max_rows, 16), num_splits, num_layers)
+            return Bucket(shape, min(max_rows, MAX_FEW_ROWS), num_splits, num_layers)
         num_spans = padded(shape.num_few)
         width = -(-num_splits * SPLIT_KEYS // self._cache.block_size)
         own = KernelShape(max(padded(shape.num_tokens), num_spans), num_spans, 0, num_spans, width)

@@ -57,15 +57,25 @@ def build_runner(loaded: LoadedModel, config: EngineConfig, num_blocks: int) -> 
         )
         return CachedRunner(loaded)
     cache = KVCache(layers, num_blocks, config.block_size)
-    if {spec.device.type for spec in layers.values()} == {"cuda"} and len(
-        {spec.device for spec in layers.values()}
-    ) == 1:
-        from actors.engine.kernel_building import build_kernel_runner  # Triton comes with CUDA builds of torch only
-
-        return build_kernel_runner(loaded, config, cache)
+    devices = {spec.device for spec in layers.values()}
+    if len(devices) == 1 and next(iter(devices)).type == "cuda":
+        runner = kernel_runner(loaded, config, cache)
+        if runner is not None:
+            return runner
     use_packed_linears(loaded.model)
     use_packed_head(loaded.model)
     return PagedRunner(loaded, cache, config.max_num_batched_tokens)
+
+
+def kernel_runner(loaded: LoadedModel, config: EngineConfig, cache: KVCache) -> Runner | None:
+    """A runner by the GPU's own kernels; None, with a warning, where they cannot be used or give other logits."""
+    try:
+        from actors.engine.kernel_building import build_kernel_runner  # Triton comes with CUDA builds of torch only
+
+        return build_kernel_runner(loaded, config, cache)
+    except Exception as error:
+        logger.warning("attention runs by torch's own operations: %s: %s", type(error).__name__, error)
+        return None
 
 
 def pass_on_keys(scheduler: Scheduler, runner: Runner) -> None:

@@ -16,6 +16,7 @@ from actors.engine.engine import Engine
 from actors.engine.kv_cache import KVCache
 from actors.engine.params import GenerationParams
 from actors.engine.probe import UnsupportedModelError, check_paged, probe_layers
+from actors.engine.runner import kernel_runner
 from tests.actors.engine.harness import generate, ragged_prompts, requests, run, tiny_loaded, tokens
 from tests.actors.engine.test_exactness import EOS, noisy_drafter
 
@@ -216,3 +217,12 @@ def test_the_noise_kernel_gives_torchs_noise(kernels: Any) -> None:
     assert torch.allclose(got, gumbel_noise(seeds, positions, 1031, beams), atol=2e-5)
     assert can_compile(torch.device("cpu"), largest)
     assert not can_compile(torch.device("cpu"), 0.5)  # other noise is found out
+
+
+def test_where_kernels_cannot_be_used_there_is_another_way(kernels: Any, caplog: pytest.LogCaptureFixture) -> None:
+    loaded = tiny_loaded("llama")
+    cache = KVCache(probe_layers(loaded), 8, 4)
+    config = EngineConfig(block_size=4, num_blocks=8, compile_layers=False)  # steps cannot be captured without a GPU
+    assert kernel_runner(loaded, config, cache) is None
+    assert "attention runs by torch's own operations" in caplog.text
+    assert generate("llama", [5, 6, 7], 2)
